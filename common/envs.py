@@ -1,0 +1,208 @@
+"""Environments that step together, report raw scores, and can be put back exactly where they were.
+
+An environment without randomness of its own in `step` is a function of three things: its last explicit seed, the number of
+unseeded resets since, and the actions since the last reset. `ReplayableEnvs` keeps that triple for every environment, so that a
+checkpoint stores a few kilobytes and a resumed run continues with identical observations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import gymnasium
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came back from one agent step in each of N environments.
+
+    obs: (N, *obs_shape), the observation that follows the action (of an ended episode: its last one).
+    rewards: (N,) float64, raw, summed over the frames of the step.
+    game_over, life_lost, truncated: (N,) bool. `truncated` means that the time cap ended the episode: learners bootstrap.
+    scores, lengths: (N,) float64 and int64, raw return and agent steps of the episode so far, this step included.
+    """
+
+    obs: np.ndarray
+    rewards: np.ndarray
+    game_over: np.ndarray
+    life_lost: np.ndarray
+    truncated: np.ndarray
+    scores: np.ndarray
+    lengths: np.ndarray
+
+    @property
+    def done(self) -> np.ndarray:
+        """(N,) bool: the episode has ended and the environment waits for `restart`."""
+        return self.game_over | self.truncated
+
+
+class ReplayableEnvs:
+    """N environments in lockstep. Subclasses give `_reset(mask, seeds)` and `_send(actions)` / `_recv()`."""
+
+    # An explicit seed can be slow (an Atari ROM is loaded again), unseeded resets must be repeated on restoring: a compromise.
+    reseed_every = 50
+
+    def __init__(self, num_envs: int, seed: int, max_steps: int | None):
+        self.num_envs = num_envs
+        self.seed = seed
+        self.max_steps = max_steps
+        self.scores = np.zeros(num_envs)
+        self.lengths = np.zeros(num_envs, dtype=np.int64)
+        self._episodes = np.zeros(num_envs, dtype=np.int64)  # resets so far, the first one included
+        self._actions: list[bytearray] = [bytearray() for _ in range(num_envs)]
+
+    def _reset(self, mask: np.ndarray, seeds: np.ndarray | None) -> np.ndarray:
+        """Resets the masked environments (seeds: one per masked environment) and returns all observations (N, ...)."""
+        raise NotImplementedError
+
+    def _send(self, actions: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Returns obs, rewards, game_over, life_lost."""
+        raise NotImplementedError
+
+    def reset(self, seeds: np.ndarray | None = None) -> np.ndarray:
+        """Starts an episode everywhere, with the given seeds (N,) or the run's own; returns (N, *obs_shape)."""
+        everyone = np.ones(self.num_envs, dtype=bool)
+        if seeds is None:
+            return self.restart(everyone)
+        obs = self._reset(everyone, seeds)
+        self._begin(everyone)
+        return obs
+
+    def restart(self, mask: np.ndarray) -> np.ndarray:
+        """Starts a new episode in each masked environment; returns all current observations (N, *obs_shape)."""
+        seeded = mask & (self._episodes % self.reseed_every == 0)
+        obs = None
+        if seeded.any():
+            obs = self._reset(seeded, self._explicit_seeds(seeded))
+        if (mask & ~seeded).any():
+            obs = self._reset(mask & ~seeded, None)
+        assert obs is not None, "restart needs at least one environment"
+        self._begin(mask)
+        return obs
+
+    def _begin(self, mask: np.ndarray) -> None:
+        self._episodes[mask] += 1
+        self.scores[mask] = 0
+        self.lengths[mask] = 0
+        for i in np.flatnonzero(mask):
+            self._actions[i] = bytearray()
+
+    def step(self, actions: np.ndarray) -> Step:
+        """actions: (N,) integers below `num_actions`."""
+        self.send(actions)
+        return self.recv()
+
+    def send(self, actions: np.ndarray) -> None:
+        """Starts the step in the background where the emulator can; `recv` collects it."""
+        for history, action in zip(self._actions, actions, strict=True):
+            history.append(action)
+        self._send(actions)
+
+    def recv(self) -> Step:
+        obs, rewards, game_over, life_lost = self._recv()
+        self.scores += rewards
+        self.lengths += 1
+        capped = self.lengths >= self.max_steps if self.max_steps else np.zeros(self.num_envs, dtype=bool)
+        return Step(
+            obs, rewards, game_over, life_lost, capped & ~game_over, self.scores.copy(), self.lengths.copy()
+        )
+
+    def _explicit_seeds(self, mask: np.ndarray) -> np.ndarray:
+        """One 31-bit seed per masked environment: a function of (seed, environment, episode), never of the past."""
+        return np.array(
+            [
+                np.random.SeedSequence((self.seed, int(i), int(self._episodes[i]))).generate_state(1)[0] >> 1
+                for i in np.flatnonzero(mask)
+            ],
+            dtype=np.int64,
+        )
+
+    def state_dict(self) -> dict:
+        return {
+            "episodes": self._episodes.copy(),
+            "actions": [np.frombuffer(bytes(a), dtype=np.uint8).copy() for a in self._actions],
+        }
+
+    def load_state_dict(self, state: dict) -> np.ndarray:
+        """Replays each environment to where it was; returns the current observations (N, *obs_shape).
+
+        Environments in mid-episode have different pasts: each is reset so late that all arrive together.
+        """
+        episodes = np.asarray(state["episodes"], dtype=np.int64)
+        past = [np.asarray(a, dtype=np.uint8) for a in state["actions"]]
+        if len(past) != self.num_envs or len(episodes) != self.num_envs:
+            raise ValueError(f"the checkpoint holds {len(past)} environments, this run has {self.num_envs}")
+        longest = max(len(a) for a in past)
+        obs = self._reset(np.ones(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=np.int64))
+        for t in range(longest + 1):
+            for i in (i for i in range(self.num_envs) if longest - len(past[i]) == t):
+                only = np.arange(self.num_envs) == i
+                last = int(episodes[i]) - 1
+                self._episodes[i] = last - last % self.reseed_every
+                for _ in range(last % self.reseed_every + 1):
+                    obs = self.restart(only)
+            if t < longest:
+                actions = np.array([a[t - (longest - len(a))] if t >= longest - len(a) else 0 for a in past])
+                step = self.step(actions)
+                obs = step.obs
+                early = np.array([t < longest - len(a) for a in past]) & step.done
+                if early.any():  # an environment still waiting for its turn; what it does has no effect
+                    self._reset(early, None)
+        return obs
+
+    def screen(self, env: int) -> np.ndarray:
+        """(210, 160, 3) uint8: what a spectator of one environment sees now."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Frees the environments."""
+
+
+class GymEnvs(ReplayableEnvs):
+    """Gymnasium environments with vector observations and discrete actions, for tests and CartPole.
+
+    The environment's own time limit is taken over as `max_steps`, so that a cap is reported as `truncated`.
+    """
+
+    reseed_every = 1
+
+    def __init__(self, env_id: str, num_envs: int, seed: int):
+        limit = gymnasium.spec(env_id).max_episode_steps
+        super().__init__(num_envs, seed, limit)
+        self.envs = [gymnasium.make(env_id).unwrapped for _ in range(num_envs)]
+        self.obs_shape = self.envs[0].observation_space.shape
+        self.obs_dtype = np.dtype(np.float32)
+        self.num_actions = int(self.envs[0].action_space.n)
+        self._obs = np.zeros((num_envs, *self.obs_shape), dtype=np.float32)
+        self._pending = np.zeros(num_envs, dtype=np.int64)
+
+    def _reset(self, mask, seeds):
+        for k, i in enumerate(np.flatnonzero(mask)):
+            self._obs[i], _ = self.envs[i].reset(seed=None if seeds is None else int(seeds[k]))
+        return self._obs.copy()
+
+    def _send(self, actions):
+        self._pending = np.asarray(actions)
+
+    def _recv(self):
+        rewards, over = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=bool)
+        for i, env in enumerate(self.envs):
+            self._obs[i], rewards[i], over[i], _, _ = env.step(int(self._pending[i]))
+        return self._obs.copy(), rewards, over, np.zeros(self.num_envs, dtype=bool)
+
+    def screen(self, env):
+        """A cart and its pole, drawn from the observation; a blank screen for any other environment."""
+        picture = np.full((210, 160, 3), 245, np.uint8)
+        if self.obs_shape == (4,):
+            x, _, angle, _ = self._obs[env]
+            cart = (int(80 + 80 * x / 2.4), 150)
+            tip = (int(cart[0] + 80 * np.sin(angle)), int(cart[1] - 80 * np.cos(angle)))
+            cv2.line(picture, (0, 160), (160, 160), (120, 120, 120), 1)
+            cv2.rectangle(picture, (cart[0] - 14, 150), (cart[0] + 14, 160), (40, 60, 110), -1)
+            cv2.line(picture, cart, tip, (190, 90, 40), 4)
+        return picture

@@ -1,0 +1,265 @@
+"""The papers' evaluation: phases during training, the final episodes that are compared with the printed score, replays.
+
+    ./run python -m common.evaluation RUN_DIR      writes evaluation.json and episode.mp4 of a finished run
+
+Every episode has a seed of its own, for its no-ops and for its exploration, so that it can be played again. Episodes are played
+in groups of ten with one batched forward pass: the rounding of a batch of another size can differ, and with it a greedy action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+
+from common.atari import FrameStack
+from common.checkpoint import write_json
+from common.errors import UserError, run_main
+
+# states (N, stack, *obs_shape) and one random generator per environment -> actions (N,) int64
+Policy = Callable[[np.ndarray, list[np.random.Generator]], np.ndarray]
+
+GROUP = 10  # episodes played together
+
+
+@dataclass
+class Episode:
+    """One evaluation episode: its seed, raw score, length in agent steps, and, on request, its RGB screens."""
+
+    seed: int
+    score: float
+    length: int
+    screens: list[np.ndarray] = field(default_factory=list, repr=False)
+
+    def as_row(self) -> dict:
+        return {"seed": self.seed, "score": self.score, "length": self.length}
+
+
+def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Loads tensors by parameter name, of any float type. Raises ValueError when names or shapes do not fit."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if wanted != given:
+        odd = sorted(set(wanted.items()) ^ set(given.items()))[0]
+        raise ValueError(f"the weights do not fit the network, first at {odd[0]!r} of shape {odd[1]}")
+    module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()})
+
+
+def choose(policy: Policy, states: np.ndarray, epsilon: float, rngs: list, num_actions: int) -> np.ndarray:
+    """The policy's actions, each replaced by a uniformly random one with probability epsilon."""
+    actions = policy(states, rngs)
+    for i, rng in enumerate(rngs):
+        if rng.random() < epsilon:
+            actions[i] = rng.integers(num_actions)
+    return actions
+
+
+def play_steps(
+    policy: Policy, envs, stack: int, steps: int, epsilon: float, rng: np.random.Generator, check=lambda: None
+) -> np.ndarray:
+    """Plays `steps` agent steps in one environment; returns the raw scores of the episodes that ended, the last partial one
+    dropped. `check` is called every hundred steps and may raise."""
+    stacked = FrameStack(1, stack, envs.obs_shape, envs.obs_dtype)
+    everyone = np.ones(1, dtype=bool)
+    stacked.start(envs.reset(), everyone)
+    scores = []
+    for t in range(steps):
+        if t % 100 == 0:
+            check()
+        step = envs.step(choose(policy, stacked.planes, epsilon, [rng], envs.num_actions))
+        stacked.push(step.obs)
+        if step.done[0]:
+            scores.append(step.scores[0])
+            stacked.start(envs.restart(everyone), everyone)
+    return np.array(scores)
+
+
+def play_group(
+    policy: Policy, envs, stack: int, seeds: np.ndarray, epsilon: float, film: int | None = None, check=lambda: None
+) -> list[Episode]:
+    """One whole episode in each of the N environments, with the given seeds (N,). film: whose screens to keep."""
+    n = len(seeds)
+    stacked = FrameStack(n, stack, envs.obs_shape, envs.obs_dtype)
+    rngs = [np.random.default_rng(int(seed)) for seed in seeds]
+    stacked.start(envs.reset(seeds), np.ones(n, dtype=bool))
+    episodes: list[Episode | None] = [None] * n
+    screens: list[np.ndarray] = []
+    t = 0
+    while any(e is None for e in episodes):
+        if t % 100 == 0:
+            check()
+        if film is not None and episodes[film] is None:
+            screens.append(envs.screen(film))
+        step = envs.step(choose(policy, stacked.planes, epsilon, rngs, envs.num_actions))
+        stacked.push(step.obs)
+        for i in np.flatnonzero(step.done):
+            if episodes[i] is None:
+                episodes[i] = Episode(int(seeds[i]), float(step.scores[i]), int(step.lengths[i]))
+        if step.done.any():  # those that have finished play on, unrecorded, so that the batch keeps its size
+            stacked.start(envs.restart(step.done), step.done)
+        t += 1
+    if film is not None:
+        episodes[film].screens = screens
+    return episodes
+
+
+def episode_seeds(run_seed: int, first: int, count: int) -> np.ndarray:
+    """(count,) int64 seeds of the final evaluation's episodes number `first` onwards, 31 bits."""
+    return np.array(
+        [np.random.SeedSequence((run_seed, 0xE7A1, e)).generate_state(1)[0] >> 1 for e in range(first, first + count)],
+        dtype=np.int64,
+    )
+
+
+class Agent:
+    """A trained policy with its game, by run folder: what notebooks, evaluation and the page use.
+
+    agent = Agent("replications/dqn/recorded/base/pong/hour/seed1"); print(agent.play(1)[0].score)
+    """
+
+    def __init__(self, run_dir: str | Path, device: str = "auto"):
+        from common.papers import resolve
+
+        self.folder = Path(run_dir)
+        self.run = read_run(self.folder)
+        r = self.run
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        resolved = resolve(r["paper"], r["variant"], r["task"], r["budget"])
+        self.protocol, self.task = resolved.protocol, resolved.task
+        self.script = importlib.import_module(f"replications.{r['paper']}.train")
+        self.config = self.script.Config(**r["settings"])
+        probe = self._envs(1)
+        self.num_actions, self.obs_shape = probe.num_actions, probe.obs_shape
+        probe.close()
+        path = self.folder / "model.safetensors"
+        try:
+            weights = load_tensors(path.read_bytes())
+            self.policy = self.script.load_policy(self.config, self.num_actions, self.obs_shape, weights, self.device)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: only runs whose weights were kept can be played") from None
+        except (SafetensorError, ValueError) as problem:
+            raise UserError(f"{path} cannot be used ({problem}); train that run again") from None
+
+    def _envs(self, num_envs: int, film: bool = False):
+        config = replace(self.config, noop_max=self.protocol.noop_max) if hasattr(self.config, "noop_max") else self.config
+        options = {"max_frames": self.protocol.max_frames, "keep_rgb": film} if self.task.kind == "atari" else {}
+        return self.script.make_envs(config, self.task, num_envs, 0, **options)
+
+    def play(self, episodes: int, first: int = 0, seed: int | None = None, film: int | None = None, check=lambda: None) -> list[Episode]:
+        """Episodes number `first` onwards by the paper's protocol. film: keep the screens of that one (an episode number)."""
+        seeds = episode_seeds(self.run["seed"] if seed is None else seed, first, episodes)
+        played: list[Episode] = []
+        for start in range(0, episodes, GROUP):
+            group = seeds[start : start + GROUP]
+            camera = film - first - start if film is not None and 0 <= film - first - start < len(group) else None
+            envs = self._envs(len(group), camera is not None)
+            played += play_group(self.policy, envs, self.config.stack, group, self.protocol.epsilon, camera, check)
+            envs.close()
+        return played
+
+
+def read_run(folder: Path) -> dict:
+    """run.json, checked for what is needed to evaluate. Raises UserError when it is missing or torn."""
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_text())
+        missing = [k for k in ("paper", "variant", "task", "budget", "seed", "settings", "result") if k not in run]
+        if missing:
+            raise ValueError(f"no {missing[0]!r}")
+        return run
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the run has not finished; start the same command again to go on") from None
+    except (ValueError, TypeError) as problem:
+        raise UserError(f"{path} is torn ({problem}); start the training command again, it writes the file anew") from None
+
+
+def evaluate_run(folder: Path, device: str = "auto") -> dict:
+    """The final evaluation of a finished run: writes episode.mp4 and evaluation.json there, returns the latter."""
+    from common.video import write_mp4
+
+    folder = Path(folder)
+    agent = Agent(folder, device)
+    protocol, run = agent.protocol, agent.run
+    started = time.monotonic()
+    total = protocol.episodes + protocol.extra_episodes
+    last_line = [started]
+
+    def check() -> None:
+        if time.monotonic() - last_line[0] > 10:
+            last_line[0] = time.monotonic()
+            print(f"evaluation: {len(scores)} of {total} episodes", flush=True)
+
+    scores: list[Episode] = []
+    for start in range(0, protocol.episodes, GROUP):
+        scores += agent.play(min(GROUP, protocol.episodes - start), start, check=check)
+    # a whole number of groups apart, so that the first ones do not depend on how many follow
+    first_extra = -(-protocol.episodes // GROUP) * GROUP
+    extra: list[Episode] = []
+    for start in range(0, protocol.extra_episodes, GROUP):
+        extra += agent.play(min(GROUP, protocol.extra_episodes - start), first_extra + start, check=check)
+        scores_so_far = len(scores) + len(extra)
+        if time.monotonic() - last_line[0] > 10:
+            last_line[0] = time.monotonic()
+            print(f"evaluation: {scores_so_far} of {total} episodes", flush=True)
+    seconds = time.monotonic() - started
+
+    order = np.argsort([e.score for e in scores], kind="stable")
+    median = int(order[(len(order) - 1) // 2])
+    group = median - median % GROUP
+    filmed = agent.play(min(GROUP, protocol.episodes - group), group, film=median, check=check)[median - group]
+    write_mp4(folder / "episode.mp4", filmed.screens, fps=15)
+
+    evaluation = {
+        "paper": run["paper"], "variant": run["variant"], "task": run["task"], "budget": run["budget"], "seed": run["seed"],
+        "weights": protocol.weights, "weights_agent_step": run["result"]["best_agent_step"],
+        "weights_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "protocol": asdict(protocol),
+        "score": run["result"]["best_score"] if protocol.score == "best_phase" else float(np.mean([e.score for e in scores])),
+        "episodes": [e.as_row() for e in scores], "extra_episodes": [e.as_row() for e in extra],
+        "video": {"episode": median, "score": filmed.score}, "device": str(agent.device), "seconds": round(seconds, 1),
+    }  # fmt: skip
+    write_json(folder / "evaluation.json", evaluation)
+    print(f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s", flush=True)
+    return evaluation
+
+
+def replay_recorded(folder: Path, episodes: int = 10, device: str = "auto") -> dict:
+    """Plays the first recorded episodes again from the recorded weights: how many come out identical, and both means."""
+    folder = Path(folder)
+    recorded = json.loads((folder / "evaluation.json").read_text())
+    expected = recorded["episodes"][:episodes]
+    agent = Agent(folder, device)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != recorded["weights_sha256"]:
+        raise UserError(f"{folder / 'model.safetensors'} is not the file that {folder / 'evaluation.json'} was made with; restore both")
+    started = time.monotonic()
+    group = min(GROUP, len(recorded["episodes"]))
+    played = agent.play(max(group, len(expected)))[: len(expected)]
+    same = sum((e.seed, e.score, e.length) == (r["seed"], r["score"], r["length"]) for e, r in zip(played, expected, strict=True))
+    return {
+        "replayed": len(played), "identical": same,
+        "recorded_mean": float(np.mean([r["score"] for r in expected])), "replayed_mean": float(np.mean([e.score for e in played])),
+        "seconds": round(time.monotonic() - started, 1), "device": str(agent.device),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.evaluation", description=__doc__.split("\n")[0])
+    parser.add_argument("run_dir", type=Path, help="a finished run, e.g. results/dqn/pong/hour/seed1")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    arguments = parser.parse_args()
+    evaluate_run(arguments.run_dir, arguments.device)
+
+
+if __name__ == "__main__":
+    run_main(main)

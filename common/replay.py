@@ -1,0 +1,262 @@
+"""Replay memory that stores every frame once and rebuilds stacks when it samples.
+
+One ring of slots per environment. A slot holds one observation and, once the action is known, what followed it. The slot that
+was written last is the current observation; it has no transition yet. The last observation of an episode has a slot as well,
+never with a transition, so that a transition cut by a time cap still has its true successor to bootstrap from.
+
+A transition may be sampled if its stack and its successor are still in the ring: one that reaches across the write head has no
+mass. Planes from before an episode's first frame are zero. Sampling is uniform over all transitions that may be sampled.
+
+The ring has `slack` slots beyond the capacity. They are never sampled; they keep what a checkpoint refers to from being
+overwritten by frames that come after it, so that the frames themselves need not be copied into checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B transitions on the learner's device.
+
+    states, next_states: (B, stack, *obs_shape) in the memory's dtype; next_states of a terminal transition are meaningless.
+    actions: (B,) int64; rewards: (B,) float32; terminals: (B,) bool, True where nothing may be bootstrapped.
+    indices: (B, 2) int64 numpy, environment and slot, as `Replay.gather` takes them.
+    """
+
+    states: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    next_states: torch.Tensor
+    terminals: torch.Tensor
+    indices: np.ndarray
+
+
+def bytes_needed(capacity: int, slack: int, obs_shape: tuple[int, ...], obs_dtype) -> int:
+    """Bytes of the frames' ring, on disk or in memory."""
+    return (capacity + slack) * int(np.prod(obs_shape)) * np.dtype(obs_dtype).itemsize
+
+
+class Replay:
+    """The last `capacity` slots of N environments, uniformly sampled.
+
+    capacity, slack: slots over all environments. stack: frames in a state. folder: where the frames' ring is kept as a
+    memory-mapped file; None keeps it in memory. device: where batches go; on CUDA a copy of the ring lives there when it fits.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_shape: tuple[int, ...],
+        obs_dtype=np.uint8,
+        *,
+        num_envs: int = 1,
+        stack: int = 4,
+        slack: int = 0,
+        folder: Path | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.window = capacity // num_envs
+        if self.window < stack + 2:
+            raise UserError(f"a replay capacity of {capacity} is too small for {num_envs} environments: at least {(stack + 2) * num_envs}")
+        self.num_envs, self.stack, self.device = num_envs, stack, torch.device(device)
+        self.slots = self.window + -(-slack // num_envs)
+        shape = (num_envs, self.slots, *obs_shape)
+        self.frames, self._ring_is_new = _ring(folder, shape, np.dtype(obs_dtype))
+        self.actions = np.zeros(shape[:2], np.uint8)
+        self.rewards = np.zeros(shape[:2], np.float32)
+        self.terminals = np.zeros(shape[:2], bool)
+        self.complete = np.zeros(shape[:2], bool)  # has a transition: action, reward and successor are known
+        self.age = np.zeros(shape[:2], np.uint8)  # slots since the episode began, at most 255
+        self.written = np.zeros(num_envs, np.int64)  # slots written so far; the newest is `written - 1`
+        self._everyone = np.arange(num_envs)
+        self._lags = np.arange(-(stack - 1), 2)  # stack and successor, relative to a transition's slot
+        self._mirror = self._make_mirror()
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """(stack, *obs_shape)"""
+        return (self.stack, *self.frames.shape[2:])
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return torch.from_numpy(np.zeros(0, self.frames.dtype)).dtype
+
+    def __len__(self) -> int:
+        """Slots in use, at most the capacity."""
+        return int(np.minimum(self.written, self.window).sum())
+
+    # --- writing ---
+
+    def start(self, obs: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """The first observation of a new episode in each masked environment. obs: (N, *obs_shape)."""
+        envs = self._everyone if mask is None else np.flatnonzero(mask)
+        self._append(envs, obs[envs], np.zeros(len(envs), np.uint8))
+
+    def add(self, actions: np.ndarray, rewards: np.ndarray, terminals: np.ndarray, obs: np.ndarray) -> None:
+        """Completes the newest transition of every environment and stores the observation that followed. All (N, ...).
+
+        terminals: game over, or a lost life where the paper counts that as an end; never a time cap.
+        """
+        slot = (self.written - 1) % self.slots
+        at = self._everyone, slot
+        self.actions[at] = actions
+        self.rewards[at] = rewards
+        self.terminals[at] = terminals
+        self.complete[at] = True
+        self._append(self._everyone, obs, np.minimum(self.age[at], 254) + 1)
+
+    def _append(self, envs: np.ndarray, obs: np.ndarray, age: np.ndarray) -> None:
+        slot = self.written[envs] % self.slots
+        self.frames[envs, slot] = obs
+        self.age[envs, slot] = age
+        self.complete[envs, slot] = False
+        self.written[envs] += 1
+        if self._mirror is not None:
+            where = torch.from_numpy(envs * self.slots + slot).to(self.device, non_blocking=True)
+            self._mirror.index_copy_(0, where, torch.from_numpy(np.ascontiguousarray(obs)).to(self.device, non_blocking=True))
+
+    # --- reading ---
+
+    def may_sample(self, env: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """Whether the transitions at logical positions (counted from the run's first slot) may be sampled; both (K,)."""
+        oldest = self.written[env] - self.window
+        slot = position % self.slots
+        reach = np.minimum(self.age[env, slot], self.stack - 1)
+        return (
+            (position >= 0)
+            & (position < self.written[env] - 1)
+            & (position - reach >= oldest)
+            & self.complete[env, slot]
+        )
+
+    def draw(self, rng: np.random.Generator, batch_size: int) -> np.ndarray:
+        """(batch_size, 2) int64: environment and slot, uniform with replacement over all transitions that may be sampled."""
+        oldest = np.maximum(self.written - self.window, 0)
+        span = int((self.written - oldest).max())
+        found: list[np.ndarray] = []
+        missing = batch_size
+        for _ in range(1000):
+            env = rng.integers(self.num_envs, size=missing)
+            position = oldest[env] + rng.integers(span, size=missing)
+            keep = self.may_sample(env, position)
+            found.append(np.stack([env[keep], position[keep] % self.slots], axis=1))
+            missing -= int(keep.sum())
+            if missing == 0:
+                return np.concatenate(found)
+        raise RuntimeError(f"the replay memory holds no transitions to sample ({len(self)} slots in use)")
+
+    def newest(self, count: int) -> np.ndarray:
+        """(count, 2): the latest `count` transitions that may be sampled, oldest first, for learning without a memory."""
+        positions = self.written.max() - 1 - np.arange(4 * count + 8)
+        env = np.tile(self._everyone, len(positions))
+        position = np.repeat(positions, self.num_envs)
+        keep = np.flatnonzero(self.may_sample(env, position))[:count][::-1]
+        return np.stack([env[keep], position[keep] % self.slots], axis=1)
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """The transitions at (B, 2) indices (environment, slot), stacks rebuilt."""
+        env, slot = indices[:, 0], indices[:, 1]
+        frames = self._stacked(env, slot, self._lags)
+        actions = torch.from_numpy(self.actions[env, slot].astype(np.int64))
+        rewards = torch.from_numpy(self.rewards[env, slot])
+        terminals = torch.from_numpy(self.terminals[env, slot])
+        return Batch(
+            states=frames[:, :-1],
+            actions=actions.to(self.device, non_blocking=True),
+            rewards=rewards.to(self.device, non_blocking=True),
+            next_states=frames[:, 1:],
+            terminals=terminals.to(self.device, non_blocking=True),
+            indices=indices,
+        )
+
+    def sample(self, rng: np.random.Generator, batch_size: int) -> Batch:
+        return self.gather(self.draw(rng, batch_size))
+
+    def current(self) -> torch.Tensor:
+        """(N, stack, *obs_shape): the state each environment is in now."""
+        return self._stacked(self._everyone, (self.written - 1) % self.slots, self._lags[:-1])
+
+    def _stacked(self, env: np.ndarray, slot: np.ndarray, lags: np.ndarray) -> torch.Tensor:
+        """Frames at slot + lags, (B, len(lags), *obs_shape), zero where the lag reaches before the episode's start."""
+        slots = (slot[:, None] + lags) % self.slots
+        before_start = -lags > self.age[env, slot][:, None]
+        if self._mirror is not None:
+            flat = torch.from_numpy(env[:, None] * self.slots + slots).to(self.device, non_blocking=True)
+            frames = self._mirror[flat]
+            mask = torch.from_numpy(before_start).to(self.device, non_blocking=True)
+            return frames.masked_fill_(mask.reshape(*mask.shape, *[1] * (frames.dim() - 2)), 0)
+        frames = self.frames[env[:, None], slots]
+        if before_start.any():
+            frames[before_start] = 0
+        return torch.from_numpy(frames).to(self.device, non_blocking=True)
+
+    def _make_mirror(self) -> torch.Tensor | None:
+        if self.device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if self.frames.nbytes > 0.8 * free:
+            print(f"replay: {self.frames.nbytes / 1e9:.1f} GB of frames stay in main memory, the GPU has {free / 1e9:.1f} GB free")
+            return None
+        return torch.zeros((self.num_envs * self.slots, *self.frames.shape[2:]), dtype=self.torch_dtype, device=self.device)
+
+    # --- state ---
+
+    def flush(self) -> None:
+        """Forces the frames written so far onto the disk."""
+        if isinstance(self.frames, np.memmap):
+            self.frames.flush()
+
+    def state_dict(self) -> dict:
+        """All but the frames, which are on disk already; with an in-memory ring, the frames too."""
+        names = ("actions", "rewards", "terminals", "complete", "age", "written")
+        state = {name: getattr(self, name).copy() for name in names}
+        return state if isinstance(self.frames, np.memmap) else state | {"frames": self.frames.copy()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises UserError when the frames' file that the state refers to is gone."""
+        if self._ring_is_new and "frames" not in state:
+            raise UserError("frames.bin, the replay memory's frames, is missing or was cut; the run can only start over: add --fresh")
+        for name, value in state.items():
+            mine = getattr(self, name)
+            if mine.shape != value.shape or mine.dtype != value.dtype:
+                raise ValueError(f"replay {name} is {value.dtype}{value.shape}, this run's is {mine.dtype}{mine.shape}")
+            mine[...] = value
+        if self._mirror is not None:
+            for start in range(0, len(self._mirror), 65_536):
+                chunk = self.frames.reshape(len(self._mirror), *self.frames.shape[2:])[start : start + 65_536]
+                self._mirror[start : start + len(chunk)] = torch.from_numpy(np.array(chunk)).to(self.device)
+
+
+def _ring(folder: Path | None, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, bool]:
+    """The frames' ring and whether it is new. A new file has all its disk space reserved: a disk that fills up later must
+    not kill the run."""
+    if folder is None:
+        return np.zeros(shape, dtype), True
+    path = folder / "frames.bin"
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    new = not path.exists() or path.stat().st_size != size
+    if new:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < size:
+            raise UserError(
+                f"the replay memory needs {size / 1e9:.2f} GB on disk, {path.parent} has {free / 1e9:.2f} GB free; "
+                "free some space, choose another --results folder, or a smaller --replay-capacity"
+            )
+        with open(path, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape), new

@@ -1,0 +1,591 @@
+"""One training run: its folder, logs, checkpoints, signals, progress line, and the outputs at its end.
+
+A script's loop calls `resume` once, `tick` each agent step, `evaluate` and `log_*` when something happened, `finish` at the end.
+The recipe that survives every kill: a lock on the folder; checkpoints in a folder that no workflow rule declares; a key of the
+settings and the code; outputs written last, by rename, and kept until then so that a finished run can write them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import dataclasses
+import datetime
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from safetensors.torch import save as save_tensors
+
+from common import papers
+from common.checkpoint import Checkpoints, get_state, set_state, write_file, write_json
+from common.envs import ReplayableEnvs, Step
+from common.errors import UserError, run_main
+from common.evaluation import Policy, play_steps
+
+ROOT = Path(__file__).resolve().parent.parent
+STOPPED = 75  # exit code after a signal: saved, start again to go on
+SAVE_EVERY = 300  # seconds
+LINE_EVERY = 10  # seconds
+LOGS = {
+    "curve.csv": (
+        "agent_steps", "frames", "updates", "episodes", "epsilon", "eval_score", "eval_episodes", "train_score_100", "loss",
+        "mean_max_q", "learning_rate",
+    ),
+    "episodes.csv": ("episode", "agent_steps", "frames", "score", "length"),
+    "timing.csv": ("agent_steps", "seconds", "steps_per_second"),
+}  # fmt: skip
+OUTPUTS = ("curve.csv", "episodes.csv", "timing.csv", "model.safetensors", "run.json")  # run.json last
+# What the numbers of a run depend on, beside the script itself. Comments and docstrings do not count.
+CODE = ("atari", "envs", "evaluation", "learning", "replay")
+
+
+class Run:
+    """The plumbing of one training; nothing of any paper is in here."""
+
+    def __init__(
+        self, resolved: papers.Resolved, seed: int, *, device: str, threads: int, results: Path, command: str = "",
+        stop_when_reached: bool = False,
+    ):  # fmt: skip
+        self.resolved, self.seed, self.command, self.threads = resolved, seed, command, threads
+        self.paper, self.task, self.size = resolved.paper, resolved.task, resolved.budget
+        self.variant = resolved.variant.name or None
+        self.device, self.stop_when_reached = torch.device(device), stop_when_reached
+        self.frames_per_step, self.settings = resolved.frames_per_agent_step, resolved.settings
+        self.folder = papers.run_dir(self.paper.name, self.variant, self.task.name, self.size, seed, results)
+        self.work = self.folder / "checkpoint"
+        self.live = self.work / "live"
+        self.settings_key = papers.settings_key(resolved, seed)
+        self.code = code_fingerprint(self.paper.name)
+        self.key = f"{self.settings_key}-{self.code[:12]}"
+        self.checkpoints = Checkpoints(self.work, self.key)
+        self.notes: list[str] = []
+        self.recent: deque[float] = deque(maxlen=100)
+        self.tracker = None
+        self._parts: dict[str, Any] = {}
+        self._files: dict[str, Any] = {}
+        # The text of each log so far; `checkpoint/live/` holds a copy to look at
+        self._logs = {name: bytearray(",".join(head) + "\n", "utf-8") for name, head in LOGS.items()}
+        self._seconds_before, self._attempts, self._evaluation_seconds, self._saves = 0.0, 1, 0.0, 0
+        self._stop: int | None = None
+        self._reached_in_a_row = 0
+        self._first_save = True
+
+    # --- starting ---
+
+    def open(self, fresh: bool = False) -> bool:
+        """Takes the folder's lock, waiting for whoever holds it; True if the run is finished already and was written again."""
+        try:
+            self.live.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.work / ".lock", "a+")
+        except OSError as problem:
+            raise UserError(f"{self.folder} cannot be written ({problem.strerror}); choose another --results folder") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            print(f"{self.folder} is in use by process {self._lock.read().strip() or '?'}; waiting until it ends", flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        if fresh:
+            self._put_aside("--fresh was given")
+        done = self._read_done()
+        if done is not None and done == self.key:
+            self._emit()
+            return True
+        found = ({done} if done else set()) | self.checkpoints.keys()
+        if found and self.key not in found:
+            old = sorted(found)[0]
+            what = "settings" if not any(k.startswith(self.settings_key) for k in found) else "code"
+            self._put_aside(f"the {what} changed since (key {old}, now {self.key})")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+        return False
+
+    def _read_done(self) -> str | None:
+        try:
+            done = json.loads((self.work / "done" / "done.json").read_text())
+            for name, checksum in done["sha256"].items():
+                if hashlib.sha256((self.work / "done" / name).read_bytes()).hexdigest() != checksum:
+                    raise ValueError(f"{name} does not match its checksum")
+            return str(done["key"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            self._put_aside(f"the finished run in {self.work / 'done'} is torn ({problem})")
+            return None
+
+    def _put_aside(self, why: str) -> None:
+        """Moves everything of an earlier run out of the way; deletes nothing."""
+        things = [p for p in self.work.iterdir() if p.name != ".lock" and not p.name.startswith("stale-")]
+        if not any(p.name.startswith(("step-", "done")) for p in things):
+            return
+        number = 1
+        while (aside := self.work / f"stale-{number}").exists():
+            number += 1
+        aside.mkdir()
+        for thing in things:
+            thing.rename(aside / thing.name)
+        self.live.mkdir()
+        print(f"starting over: {why}. The earlier run was put aside in {aside}", flush=True)
+
+    def slack(self, capacity: int) -> int:
+        """Slots of the frames' ring beyond the capacity: what can be written between three checkpoints."""
+        return max(capacity // 10, 600)
+
+    def folder_for_frames(self, envs: ReplayableEnvs) -> Path | None:
+        """Where the replay's frames go: a file for screens, memory for small observations."""
+        return self.work if envs.obs_dtype == np.uint8 else None
+
+    def resume(self, **parts: Any) -> bool:
+        """Registers everything that has state, and loads the newest whole checkpoint into it if there is one."""
+        self._parts = parts
+        if "replay" in parts:
+            self._save_slots = max(self.slack(parts["replay"].window * parts["replay"].num_envs) // 3, 1)
+        loaded = self.checkpoints.load()
+        if loaded is not None:
+            state, logs = loaded
+            for name, part in parts.items():
+                set_state(part, state[name])
+            torch.set_rng_state(torch.from_numpy(state["torch"]))
+            if self.device.type == "cuda" and "cuda" in state:
+                torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
+            random.setstate(_tuples(state["python"]))
+            clock = json.loads(logs.pop("clock.json"))
+            self._seconds_before, self._attempts = clock["seconds"], clock["attempts"] + 1
+            self._evaluation_seconds, self._saves = clock["evaluation_seconds"], clock["saves"]
+            self.notes, self._reached_in_a_row = clock["notes"], state["reached_in_a_row"]
+            now = self._machine()
+            if clock["machine"] != now:
+                self.notes.append(f"resumed on {now} after {clock['machine']}: the same bytes are no longer promised")
+                print(self.notes[-1], flush=True)
+            for name, content in logs.items():
+                self._logs[name] = bytearray(content)
+            self.recent.extend(float(row["score"]) for row in self._rows("episodes.csv")[-100:])
+            print(f"resumed at agent step {parts['at'].agent_steps:,} (attempt {self._attempts})", flush=True)
+        for name in self._logs:
+            self._open_log(name)
+        self._began = self._last_line = self._last_save = time.monotonic()
+        self._steps_at_line = self._steps_at_start = self._steps_at_save = parts["at"].agent_steps
+        self._line_rate = 0.0
+        self._start_tracker()
+        if loaded is None:
+            print(self._plan(), flush=True)
+        return loaded is not None
+
+    def _machine(self) -> str:
+        return f"{self.device.type}, {self.threads} threads, {platform.machine()}"
+
+    def _plan(self) -> str:
+        steps = self.settings["training_steps"]
+        text = f"{self.paper.name} {self.task.name} seed {self.seed}, size {self.size}: {steps:,} agent steps"
+        if self.frames_per_step > 1:
+            text += f" ({steps * self.frames_per_step:,} frames)"
+        return f"{text} on {self._machine()}; results in {self.folder}"
+
+    def _start_tracker(self) -> None:
+        from common import tracking
+
+        name = papers.Target(self.paper.name, self.variant, self.task.name).name
+        self.tracker = tracking.start(
+            self.folder, name=f"{name}-{self.size}-seed{self.seed}", group=f"{name}-{self.size}",
+            tags=[self.paper.name, self.task.name, self.size], config=dict(self.settings) | {"seed": self.seed},
+            run_id=f"{name}-{self.size}-{self.seed}-{self.settings_key}".replace("_", "-"),
+            history=[{k: float(v) for k, v in row.items() if v} for row in self._rows("curve.csv")],
+        )  # fmt: skip
+
+    # --- during training ---
+
+    def _on_signal(self, number: int, _frame) -> None:
+        self._stop = number
+
+    def tick(self, at: Any) -> None:
+        """Once an agent step: the progress line, a checkpoint when one is due, and leaving after a signal."""
+        now = time.monotonic()
+        if self._stop is not None:
+            self._leave()
+        if now - self._last_line >= LINE_EVERY:
+            self._line(at, now)
+        written = at.agent_steps - self._steps_at_save
+        if now - self._last_save >= SAVE_EVERY or written >= getattr(self, "_save_slots", math.inf):
+            self.save()
+
+    def save(self) -> None:
+        """Copies the state of every part and writes a checkpoint in the background."""
+        at = self._parts["at"]
+        if "loss_sum" in self._parts:
+            self._must_be_finite(self._parts["loss_sum"], at)
+        state = {name: get_state(part) for name, part in self._parts.items()}
+        state["torch"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state()
+        state["python"] = list(random.getstate())
+        state["reached_in_a_row"] = self._reached_in_a_row
+        self._saves += 1
+        clock = {
+            "seconds": self._seconds(), "attempts": self._attempts, "evaluation_seconds": self._evaluation_seconds,
+            "saves": self._saves, "notes": self.notes, "machine": self._machine(),
+        }  # fmt: skip
+        logs = {name: bytes(text) for name, text in self._logs.items()} | {"clock.json": json.dumps(clock).encode()}
+        flush = self._parts["replay"].flush if "replay" in self._parts else lambda: None
+        self.checkpoints.save(at.agent_steps, state, logs, flush)
+        self._last_save, self._steps_at_save = time.monotonic(), at.agent_steps
+
+    def _leave(self) -> None:
+        name = signal.Signals(self._stop).name
+        self.save()
+        self.checkpoints.wait()
+        self._status("stopped", f"by {name}")
+        if self.tracker:
+            self.tracker.finish()
+        print(f"{name}: saved at agent step {self._parts['at'].agent_steps:,}; the same command goes on from there", flush=True)
+        sys.stdout.flush()
+        os._exit(STOPPED)
+
+    def guard(self, loss_sum: torch.Tensor, at: Any) -> None:
+        """Stops the run when the loss is no longer a number; looks every thousand updates, so as not to wait for a GPU."""
+        if at.updates % 1000 < self.settings.get("num_envs", 1):
+            self._must_be_finite(loss_sum, at)
+
+    def _must_be_finite(self, loss_sum: torch.Tensor, at: Any) -> None:
+        if not bool(torch.isfinite(loss_sum).all()):
+            self.checkpoints.wait()
+            self._status("failed", "the loss is not a number")
+            last = [p.name for p in self.checkpoints.all()[:1]]
+            raise UserError(
+                f"the loss became {float(loss_sum)} by agent step {at.agent_steps:,} (update {at.updates:,}); "
+                f"the last good checkpoint is kept{': ' + str(self.work / last[0]) if last else ''}. Try a smaller learning rate"
+            )
+
+    def evaluate(self, policy: Policy, at: Any) -> np.ndarray:
+        """One evaluation phase with environments of its own; returns the raw scores of its episodes."""
+        from importlib import import_module
+
+        script = import_module(f"replications.{self.paper.name}.train")
+        config = script.Config(**self.settings)
+        started = time.monotonic()
+        seed = int(np.random.SeedSequence((self.seed, 0xEA, at.evaluations)).generate_state(1)[0] >> 1)
+        envs = script.make_envs(config, self.task, 1, seed)
+        self._status("evaluating")
+
+        def check() -> None:  # an evaluation changes nothing, so the state to save is the one before it
+            if self._stop is not None:
+                self._leave()
+
+        scores = play_steps(
+            policy, envs, config.stack, config.evaluation_steps, config.evaluation_epsilon, np.random.default_rng(seed), check
+        )
+        envs.close()
+        self._evaluation_seconds += time.monotonic() - started
+        best = self.task.published.value if self.task.published else self.task.bar
+        self._reached_in_a_row = self._reached_in_a_row + 1 if len(scores) and best is not None and scores.mean() >= best else 0
+        return scores
+
+    def reached(self, at: Any) -> bool:
+        """True when the run may end early: two evaluation phases in a row at the published score, where that was asked for."""
+        return self.stop_when_reached and self._reached_in_a_row >= 2
+
+    # --- logs ---
+
+    def log_episodes(self, at: Any, step: Step) -> int:
+        """A row for each episode that ended with this step; returns how many."""
+        for k, i in enumerate(np.flatnonzero(step.done)):
+            self._append("episodes.csv", (at.episodes + 1 + k, at.agent_steps, self._frames(at), _plain(step.scores[i]), int(step.lengths[i])))
+            self.recent.append(float(step.scores[i]))
+        return int(step.done.sum())
+
+    def log_phase(self, at: Any, scores: np.ndarray, **values: float) -> None:
+        """A row of the curve: `scores` of the evaluation phase and any other columns of it."""
+        row = {
+            "agent_steps": at.agent_steps, "frames": self._frames(at), "updates": at.updates, "episodes": at.episodes,
+            "eval_score": float(np.mean(scores)) if len(scores) else None, "eval_episodes": len(scores),
+            "train_score_100": float(np.mean(self.recent)) if self.recent else None,
+        } | values  # fmt: skip
+        self._append("curve.csv", tuple(_plain(row.get(name)) for name in LOGS["curve.csv"]))
+        self._append("timing.csv", (at.agent_steps, round(self._seconds(), 2), round(self._rate(at), 1)))
+        if self.tracker:
+            self.tracker.log({name: value for name, value in row.items() if value is not None})
+        shown = f"{row['eval_score']:.2f}" if row["eval_score"] is not None else "no episode ended"
+        print(f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes", flush=True)
+
+    def _append(self, name: str, row: tuple) -> None:
+        line = (",".join(map(str, row)) + "\n").encode()
+        self._logs[name] += line
+        self._files[name].write(line)
+
+    def _open_log(self, name: str) -> None:
+        """The live copy of a log, cut back to what the checkpoint knows."""
+        (self.live / name).write_bytes(self._logs[name])
+        self._files[name] = open(self.live / name, "ab", buffering=0)
+
+    def _rows(self, name: str) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(self._logs[name].decode())))
+
+    def _frames(self, at: Any) -> int:
+        return at.agent_steps * self.frames_per_step
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _rate(self, at: Any) -> float:
+        """Agent steps per second of training over this attempt, evaluation phases included."""
+        return (at.agent_steps - self._steps_at_start) / max(time.monotonic() - self._began, 1e-9)
+
+    def _line(self, at: Any, now: float) -> None:
+        rate = (at.agent_steps - self._steps_at_line) / (now - self._last_line)
+        left = (self.settings["training_steps"] - at.agent_steps) / max(self._rate(at), 1e-9)
+        mean = f"mean of the last {len(self.recent)}: {np.mean(self.recent):.2f}" if self.recent else "no episode yet"
+        print(
+            f"{self._frames(at):,} frames  {at.episodes:,} episodes  {mean}  {rate:.0f} steps/s  "
+            f"{datetime.timedelta(seconds=int(left))} left",
+            flush=True,
+        )
+        self._last_line, self._steps_at_line, self._line_rate = now, at.agent_steps, rate
+        self._status("training")
+
+    def _status(self, state: str, message: str = "") -> None:
+        at = self._parts["at"]
+        status = {
+            "state": state, "agent_steps": at.agent_steps, "training_steps": self.settings["training_steps"],
+            "steps_per_second": round(self._line_rate, 1), "updated": _now(), "message": message,
+        }  # fmt: skip
+        temporary = self.work / ".status.tmp"
+        temporary.write_text(json.dumps(status))
+        os.replace(temporary, self.work / "status.json")
+
+    # --- the end ---
+
+    def finish(self, at: Any, model: torch.nn.Module, replay: Any = None) -> None:
+        """Writes the outputs, keeps a copy to write them again, and deletes checkpoints and the replay's frames."""
+        self.checkpoints.wait()
+        seconds = self._seconds()
+        self._append("timing.csv", (at.agent_steps, round(seconds, 2), round(self._rate(at), 1)))
+        counts = {name: getattr(at, name) for name in ("target_copies", "evaluations") if hasattr(at, name)}
+        if replay is not None:
+            counts["ring_wraps"] = int(replay.written.min() // replay.slots)
+            digest = hashlib.sha256()
+            for name, array in sorted(replay.state_dict().items()):
+                digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+            counts["replay_sha256"] = digest.hexdigest()
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        steps_per_second = at.agent_steps / max(seconds - self._evaluation_seconds, 1e-9)
+        run = {
+            "paper": self.paper.name, "variant": self.variant, "task": self.task.name, "budget": self.size,
+            "seed": self.seed, "settings": self.settings, "settings_key": self.settings_key,
+            "progress": {"agent_steps": at.agent_steps, "frames": self._frames(at), "updates": at.updates, "episodes": at.episodes},
+            "frames_per_agent_step": self.frames_per_step, "paper_frames": self.task.paper_frames,
+            "result": {
+                "best_score": at.best_score, "best_agent_step": at.best_agent_step or at.agent_steps,
+                "stopped": "length" if at.agent_steps >= self.settings["training_steps"] else "reached", "counts": counts,
+            },
+            "provenance": self._provenance(),
+            "cost": {
+                "seconds": round(seconds, 1), "attempts": self._attempts, "steps_per_second": round(steps_per_second, 1),
+                "evaluation_seconds": round(self._evaluation_seconds, 1), "checkpoints": self._saves,
+                "peak_memory_mb": round(_peak_memory_mb()),
+            },
+        }  # fmt: skip
+        done = self.work / ".done.tmp"
+        shutil.rmtree(done, ignore_errors=True)
+        done.mkdir()
+        files = {name: bytes(text) for name, text in self._logs.items()}
+        files["model.safetensors"] = save_tensors(weights)
+        files["run.json"] = (json.dumps(run, indent=1) + "\n").encode()
+        for name, content in files.items():
+            write_file(done / name, content)
+        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        write_json(done / "done.json", {"key": self.key, "sha256": checksums})
+        shutil.rmtree(self.work / "done", ignore_errors=True)
+        os.replace(done, self.work / "done")
+        self._emit()
+        self._status("done")
+        for old in self.checkpoints.all():
+            shutil.rmtree(old)
+        (self.work / "frames.bin").unlink(missing_ok=True)
+        if self.tracker:
+            self.tracker.finish()
+        print(f"done: {self._frames(at):,} frames in {datetime.timedelta(seconds=int(seconds))}; {self.folder}", flush=True)
+
+    def _emit(self) -> None:
+        for name in OUTPUTS:
+            write_file(self.folder / name, (self.work / "done" / name).read_bytes())
+
+    def _provenance(self) -> dict:
+        commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+        names = ("torch", "ale_py", "gymnasium", "numpy", "opencv-python-headless")
+        lock = ROOT / "uv.lock"
+        return {
+            "commit": commit.strip() if commit else None,
+            "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+            "code_sha256": self.code,
+            "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
+            "rom_sha256": _rom(self.task),
+            "versions": {"python": platform.python_version()} | {n.split("-")[0].replace("ale_py", "ale_py"): version(n) for n in names},
+            "hardware": {
+                "cpu": _cpu_name(), "cores": os.cpu_count(), "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+                "gpu": torch.cuda.get_device_name() if self.device.type == "cuda" else None,
+            },
+            "device": self.device.type, "threads": self.threads,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "command": self.command, "finished": _now(), "notes": self.notes,
+        }  # fmt: skip
+
+
+# --- helpers ---
+
+
+def code_fingerprint(paper: str) -> str:
+    """SHA-256 over what a run's numbers depend on, comments, docstrings and layout left out."""
+    digest = hashlib.sha256()
+    for path in [ROOT / "replications" / paper / "train.py", *(ROOT / "common" / f"{name}.py" for name in CODE)]:
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                if isinstance(body[0].value.value, str):
+                    body[0].value.value = ""
+        digest.update(path.name.encode() + ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
+def _rom(task: papers.Task) -> str | None:
+    if task.kind != "atari":
+        return None
+    from common.atari import check_rom
+
+    return check_rom(task.game)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _plain(value: Any) -> Any:
+    """A number as the logs print it: integers without a point, floats to nine significant digits, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, float | np.floating):
+        return int(value) if float(value).is_integer() else float(f"{float(value):.9g}")
+    return value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def pick_device(asked: str) -> str:
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda was asked for, and PyTorch finds no CUDA device here; use --device cpu, or install a driver")
+    return asked
+
+
+def prepare(seed: int, threads: int) -> int:
+    """Seeds every generator and asks for deterministic kernels; returns the number of threads."""
+    threads = threads or min(os.cpu_count() or 1, 4)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+    torch.backends.cudnn.benchmark = False
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return threads
+
+
+def parse(paper: str, config_class: type, arguments: list[str]) -> tuple[argparse.Namespace, papers.Resolved]:
+    """The command line: which run, and any `Config` field as a flag."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m replications.{paper}.train", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--task", default=None, help="a task of paper.yaml, e.g. pong")
+    parser.add_argument("--variant", default=None)
+    parser.add_argument("--budget", default="auto", help="smoke, hour, paper, frames-N or auto")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--fresh", action="store_true", help="start over; the earlier run is put aside")
+    parser.add_argument("--stop-when-reached", action="store_true", help="end after two evaluation phases at the published score")
+    known, rest = parser.parse_known_args(arguments)
+    if "--help" in rest or "-h" in rest:
+        parser.print_help()
+        print("\nand every constant of the paper:\n")
+        tyro.cli(config_class, args=["--help"])
+    if known.seed < 0:
+        raise UserError(f"--seed {known.seed}: a seed is 0 or more")
+    folder = papers.load_paper(paper)
+    if known.task is None:
+        raise UserError(f"--task is missing; {paper} has {', '.join(folder.tasks)}")
+    _, task = papers.find_task(folder, known.variant, known.task)
+    known.device = pick_device(known.device)
+    budget = papers.resolve_budget(known.budget, task, known.device)
+    resolved = papers.resolve(folder, known.variant, known.task, budget)
+    config = tyro.cli(config_class, default=config_class(**resolved.settings), args=rest)
+    overrides = {k: v for k, v in dataclasses.asdict(config).items() if v != resolved.settings[k]}
+    return known, papers.resolve(folder, known.variant, known.task, budget, overrides)
+
+
+def main(paper: str, config_class: type, train) -> None:
+    """What `python -m replications.<paper>.train` does."""
+
+    def run_it() -> None:
+        known, resolved = parse(paper, config_class, sys.argv[1:])
+        run = Run(
+            resolved, known.seed, device=known.device, threads=prepare(known.seed, known.threads), results=known.results,
+            command=" ".join([f"python -m replications.{paper}.train", *sys.argv[1:]]), stop_when_reached=known.stop_when_reached,
+        )  # fmt: skip
+        if run.open(known.fresh):
+            print(f"finished already: {run.folder}", flush=True)
+            return
+        try:
+            train(config_class(**resolved.settings), run)
+        except BaseException as problem:
+            if run._parts:
+                run._status("failed", str(problem))
+            raise
+
+    run_main(run_it)

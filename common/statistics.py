@@ -1,0 +1,197 @@
+"""Statistics of a replication: intervals over seeds, the distance to a published score, aggregates over games.
+
+A seed's score is one number (what the paper's protocol says, usually a mean over evaluation episodes); everything here treats the seeds
+as the sample, never the episodes: episodes of one trained network say nothing about the next training run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+MINUS, DASH = "\u2212", "\u2013"  # typographic; DASH stands for "not available"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of `n` seed scores. `sd` (n - 1 in the denominator), `low` and `high` are None for a single seed."""
+
+    mean: float
+    n: int
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def standard_error(self) -> float | None:
+        return standard_error(self.sd, self.n)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """`value` with its 95 % interval; `low`/`high` are None without an interval, -inf/inf where it is unbounded."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        raise ValueError(f"{what}: no values; at least one is needed")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{what}: {array.tolist()} holds a value that is not a finite number")
+    return array
+
+
+def seed_interval(scores: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean and Student interval over seed scores (1-D, score units). One seed gives a mean without an interval.
+
+    Raises ValueError for an empty list or a score that is not finite.
+    """
+    x = _finite(scores, "seed scores")
+    mean, n = float(x.mean()), len(x)
+    if n == 1:
+        return Estimate(mean, 1)
+    sd = float(x.std(ddof=1))
+    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * sd / math.sqrt(n)
+    return Estimate(mean, n, sd, mean - half, mean + half)
+
+
+def standard_error(sd: float | None, n: int | None) -> float | None:
+    """sd / sqrt(n), or None where either was not printed."""
+    if sd is None or n is None:
+        return None
+    if sd < 0 or n < 1:
+        raise ValueError(f"standard error of sd={sd} over n={n}: sd must be at least 0 and n at least 1")
+    return sd / math.sqrt(n)
+
+
+def published_ratio(
+    ours: Estimate,
+    published: float,
+    random: float,
+    published_sd: float | None = None,
+    published_n: int | None = None,
+    confidence: float = CONFIDENCE,
+) -> Ratio:
+    """g = (ours - random) / (published - random) with Fieller's interval, which carries both errors.
+
+    Fieller's interval is the set of g at which (ours - random) - g (published - random) is not distinguishable from 0; its half-width is
+    sqrt((t_ours se_ours)^2 + (g t_published se_published)^2), each error with the Student quantile of its own sample size. Unlike the
+    delta method it stays right when the published margin is known badly, and it is then wide, or unbounded (-inf, inf); unlike a pooled
+    quantile it keeps its coverage at 3 seeds (simulated in the tests). The random score is taken as known. Where the published error is
+    not printed (`published_sd` or `published_n` None) only our own error enters, and the interval is our Student interval rescaled. One
+    seed gives no interval.
+
+    Source: Fieller, J. R. Stat. Soc. B 16 (1954) 175-185, with Howe's combination (JASA 69, 1974, 789-794) of the two quantiles. Raises ZeroDivisionError when published == random.
+    """
+    a, b = ours.mean - random, published - random
+    g = a / b
+    if ours.sd is None:
+        return Ratio(g)
+    tail = 0.5 + confidence / 2
+    wide_a = float(stats.t.ppf(tail, ours.n - 1)) ** 2 * ours.sd**2 / ours.n
+    wide_b = 0.0
+    # The sd of one episode would be undefined: such a row carries no error we can use.
+    if published_sd is not None and published_n is not None and published_n > 1:
+        wide_b = float(stats.t.ppf(tail, published_n - 1)) ** 2 * standard_error(published_sd, published_n) ** 2
+    denominator = b * b - wide_b
+    if denominator <= 0:
+        return Ratio(g, -math.inf, math.inf)
+    root = math.sqrt(max(0.0, a * a * wide_b + b * b * wide_a - wide_a * wide_b))
+    ends = ((a * b - root) / denominator, (a * b + root) / denominator)
+    return Ratio(g, min(ends), max(ends))
+
+
+def human_normalised(ours: Estimate, random: float, human: float) -> Ratio:
+    """(ours - random) / (human - random), interval from our seeds only: the human score's error is not printed anywhere.
+
+    Raises ZeroDivisionError when human == random.
+    """
+    return published_ratio(ours, human, random)
+
+
+def interquartile_mean(scores: np.ndarray) -> float:
+    """Mean of the middle half of all runs x games values: a quarter of them, rounded down, is cut at each end (Agarwal et al. 2021)."""
+    x = np.sort(_finite(scores, "scores").ravel())
+    cut = int(0.25 * x.size)
+    return float(x[cut : x.size - cut].mean())
+
+
+def interquartile_mean_interval(
+    scores: np.ndarray, repetitions: int = 2000, seed: int = 0, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Percentile interval of the interquartile mean by a stratified bootstrap: runs are drawn anew within each game.
+
+    `scores`: runs x games, normalised. The same seed gives the same interval. Source: Agarwal et al., NeurIPS 2021, section 4.
+    """
+    x = _finite(scores, "scores")
+    if x.ndim != 2:
+        raise ValueError(f"scores have shape {x.shape}; they must be runs x games")
+    runs, games = x.shape
+    pick = np.random.default_rng(seed).integers(0, runs, (repetitions, runs, games))
+    drawn = np.take_along_axis(np.broadcast_to(x, pick.shape), pick, 1).reshape(repetitions, -1)
+    drawn.sort(axis=1)
+    cut = int(0.25 * runs * games)
+    means = drawn[:, cut : runs * games - cut].mean(1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def decimals_for(uncertainty: float | None) -> int:
+    """Decimals (negative: tens, hundreds) that an uncertainty allows: its first digit, or the first two where it starts with 1.
+
+    Without an uncertainty, or with 0, one decimal.
+    """
+    if uncertainty is None or not math.isfinite(uncertainty) or uncertainty <= 0:
+        return 1
+    exponent = math.floor(math.log10(uncertainty))
+    leading = round(uncertainty / 10**exponent, 6)
+    if leading >= 9.5:  # rounds up to the next power of ten: 0.97 -> 1.0
+        exponent, leading = exponent + 1, 1.0
+    return min(6, -exponent + (1 if leading < 1.95 else 0))
+
+
+def format_number(value: float | None, decimals: int = 1) -> str:
+    """-1234.56 at 1 decimal is `-1,234.6`, with a real minus sign; negative decimals round to tens; None and NaN are a
+    dash; never `-0.0`."""
+    if value is None or not math.isfinite(value):
+        return DASH if value is None or math.isnan(value) else ("∞" if value > 0 else f"{MINUS}∞")
+    rounded = round(float(value), decimals) + 0.0
+    return f"{rounded:,.{max(0, decimals)}f}".replace("-", MINUS)
+
+
+def as_printed(value: float) -> str:
+    """All its digits, as a table prints them: -20.7, 6,846, 0.00025."""
+    text = f"{value:,.10f}".rstrip("0").rstrip(".") if 1e-9 < abs(value) < 1e15 else f"{value:g}"
+    return text.replace("-", MINUS)
+
+
+def format_score(value: float, uncertainty: float | None = None) -> str:
+    """A score rounded to what its uncertainty allows: 18.53 ± 0.41 is `18.5 ± 0.4`; without one, `18.5`."""
+    decimals = decimals_for(uncertainty)
+    if uncertainty is None or not math.isfinite(uncertainty):
+        return format_number(value, decimals)
+    return f"{format_number(value, decimals)} ± {format_number(uncertainty, decimals)}"
+
+
+def format_percent(fraction: float | None) -> str:
+    """`0.0102` is `1.0 %`, `0.12` is `12 %`, `0.00004` is `0.004 %`, `1` is `100 %`; just under 1 never reads 100 %."""
+    if fraction is None or not math.isfinite(fraction):
+        return DASH
+    percent = 100 * fraction
+    if 0 < abs(percent) < 10:
+        decimals = max(1, -math.floor(math.log10(abs(percent))))
+    else:
+        decimals = 0
+        while 99 < percent < 100 and round(percent, decimals) >= 100 and decimals < 6:
+            decimals += 1
+    return f"{format_number(percent, decimals)} %"

@@ -1,0 +1,145 @@
+"""Mirrors a run's curve to Weights & Biases. `curve.csv` is the truth; nothing that goes wrong here stops or holds up a run.
+
+Offline unless the environment variable WANDB_MODE says otherwise: `online`, or `disabled` for no mirror at all. Offline runs lie in
+`<run folder>/wandb`; `wandb leet <folder>` shows one in the terminal, `wandb sync <folder>` uploads it later.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# The dashboard's sections. Columns that are not here keep their name.
+SECTIONS = {
+    "eval_score": "evaluation/score", "eval_episodes": "evaluation/episodes", "mean_max_q": "evaluation/mean_max_q",
+    "train_score_100": "training/score_100", "epsilon": "training/epsilon", "learning_rate": "training/learning_rate",
+    "loss": "training/loss", "agent_steps": "progress/agent_steps", "updates": "progress/updates",
+    "episodes": "progress/episodes",
+}  # fmt: skip
+INIT_SECONDS, UPLOAD_SECONDS, CALL_SECONDS = 15, 60, 10  # the longest that wandb may take to start, to upload at the end, to answer
+BURST = 30  # rows beyond one a second: evaluation phases of a small run follow each other quickly
+
+
+def start(
+    run_dir: Path, *, name: str, group: str, tags: list[str], config: dict, run_id: str, history: list[dict] | None = None
+) -> Tracker:
+    """Opens the mirror of a run. history: the rows before a resume; they are logged again, since each part of an offline run replaces
+    those before it when it is uploaded. Never raises, never prompts; the tracker of a failed start swallows everything."""
+    mode = os.environ.get("WANDB_MODE", "offline")
+    if mode == "disabled":
+        return Tracker(None)
+    run = None
+    for attempt in dict.fromkeys([mode, "offline"]):
+        try:
+            run = _init(attempt, run_dir, name=name, group=group, tags=tags, config=config, id=run_id)
+            break
+        except Exception as error:  # whatever it is, the run matters more
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            print(f"wandb: {attempt} failed ({reason}); training goes on", flush=True)
+            _quietly(_teardown)
+    tracker = Tracker(run, CALL_SECONDS if attempt == "offline" else UPLOAD_SECONDS + CALL_SECONDS)
+    for row in history or []:
+        tracker.send(row)
+    return tracker
+
+
+def _init(mode: str, run_dir: Path, **options):
+    import wandb
+
+    if mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise RuntimeError("no API key; set WANDB_API_KEY or call `wandb login`")
+    settings = wandb.Settings(
+        init_timeout=INIT_SECONDS,
+        finish_timeout=UPLOAD_SECONDS,
+        silent=mode == "offline",
+        console="off",  # the job's log has it
+        save_code=False,
+    )
+    run = wandb.init(project="deep-rl-replications", dir=str(run_dir), mode=mode, resume="allow", settings=settings, **options)
+    run.define_metric("frames")
+    run.define_metric("*", step_metric="frames")
+    return run
+
+
+def _teardown() -> None:
+    import wandb
+
+    wandb.teardown()
+
+
+def _kill_service() -> None:
+    """Ends wandb's helper processes: one that hangs would keep this process from exiting."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.name().startswith("wandb"):
+                child.kill()
+        except psutil.Error:
+            pass
+
+
+def _quietly(call: Callable[[], object], seconds: float = CALL_SECONDS) -> Exception | None:
+    """`call()`, waited for so long and no longer; returns what went wrong."""
+    failure: list[Exception] = [TimeoutError(f"no answer in {seconds:g} s")]
+
+    def work() -> None:
+        try:
+            call()
+            failure.clear()
+        except Exception as error:
+            failure[:] = [error]
+
+    thread = threading.Thread(target=work, daemon=True, name="wandb mirror")
+    thread.start()
+    thread.join(seconds)
+    return failure[0] if failure else None
+
+
+class Tracker:
+    """One run's mirror. Rows are dicts of curve columns, `frames` among them; None values are left out."""
+
+    def __init__(self, run, finish_seconds: float = CALL_SECONDS):
+        self._run, self._finish_seconds = run, finish_seconds
+        self._allowance, self._then = float(BURST), time.monotonic()
+        self._held: dict | None = None
+
+    def log(self, row: dict) -> None:
+        """Mirrors a row; at more than one a second in the long run only the newest is kept, and sent when its turn comes."""
+        if self._run is None:
+            return
+        now = time.monotonic()
+        self._allowance, self._then = min(self._allowance + now - self._then, BURST), now
+        if self._allowance < 1:
+            self._held = row
+            return
+        self._allowance -= 1
+        self._held = None
+        self.send(row)
+
+    def send(self, row: dict) -> None:
+        """Mirrors a row at once."""
+        if self._run is None:
+            return
+        # never `step=`: it goes backwards after a resume, and wandb drops such rows
+        values = {SECTIONS.get(name, name): value for name, value in row.items() if value is not None}
+        self._attempt(lambda: self._run.log(values), CALL_SECONDS)
+
+    def finish(self) -> None:
+        """Closes the mirror; waits at most a minute for an upload."""
+        if self._run is None:
+            return
+        if self._held:
+            self.send(self._held)
+        self._attempt(lambda: self._run.finish(), self._finish_seconds)
+        self._run = None
+
+    def _attempt(self, call: Callable[[], object], seconds: float) -> None:
+        if self._run is not None and (error := _quietly(call, seconds)):
+            print(f"wandb: {type(error).__name__}: {error}; the mirror ends here, training goes on", flush=True)
+            self._run = None
+            _kill_service()
+            _quietly(_teardown)

@@ -1,0 +1,274 @@
+"""Reads the run folders of one task: what is finished, what is still running, and whether the seeds may be averaged.
+
+A damaged file is an error that names the file, what is wrong and the fix; nothing is guessed. Only the logs of a run that is still writing
+(`checkpoint/live/`) may end in half a line.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from common.errors import UserError
+
+SIZE = re.compile(r"[a-z0-9_]+|frames-[0-9]+")
+SEED = re.compile(r"seed([0-9]+)")
+
+_number, _count, _text = {"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "string"}
+_maybe_text = {"type": ["string", "null"]}
+_maybe_number = {"type": ["number", "null"]}
+
+
+def _object(required: dict, optional: dict | None = None) -> dict:
+    return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+
+
+RUN_SCHEMA = _object(
+    {
+        "paper": _text,
+        "task": _text,
+        "seed": _count,
+        "settings": {"type": "object"},
+        "progress": _object({"agent_steps": _count, "frames": _count}, {"updates": _count, "episodes": _count}),
+        "provenance": _object(
+            {"code_sha256": _maybe_text, "lock_sha256": _maybe_text},
+            {
+                "commit": _maybe_text,
+                "diff_sha256": _maybe_text,
+                "rom_sha256": _maybe_text,
+                "versions": {"type": "object"},
+                "hardware": {"type": "object"},
+                "device": _text,
+                "command": _maybe_text,
+                "notes": {"type": "array"},
+            },
+        ),
+        "cost": _object(
+            {"seconds": _maybe_number},
+            {
+                "attempts": _count,
+                "steps_per_second": _maybe_number,
+                "peak_memory_mb": _maybe_number,
+                "evaluation_seconds": _maybe_number,
+            },
+        ),
+    },
+    {"variant": _maybe_text, "paper_frames": {"type": ["integer", "null"]}, "result": {"type": "object"}},
+)
+
+_episodes = {"type": "array", "items": _object({"score": _number}, {"seed": {"type": "integer"}, "length": _count})}
+EVALUATION_SCHEMA = _object(
+    {
+        "score": _number,
+        "episodes": {**_episodes, "minItems": 1},
+        "protocol": {"type": "object"},
+    },
+    {
+        "extra_episodes": _episodes,
+        "weights": _text,
+        "weights_agent_step": {"type": ["integer", "null"]},
+        "seconds": _maybe_number,
+        "device": _text,
+    },
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """`columns[name]` is one value per row; None where a cell is empty or not a finite number (`not_finite` counts the latter)."""
+
+    columns: dict[str, list[float | None]] = field(default_factory=dict)
+    not_finite: int = 0
+
+    def series(self, name: str, x: str = "frames") -> tuple[list[float], list[float | None]]:
+        """(x, y) with every row that has an x; y keeps None, so that a gap stays a gap. Empty where the column holds no number."""
+        ys = self.columns.get(name, [])
+        if all(y is None for y in ys):
+            return [], []
+        pairs = [(a, b) for a, b in zip(self.columns.get(x, []), ys, strict=True) if a is not None]
+        return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed's folder. `state`: finished, unevaluated (trained, no evaluation yet), training, evaluating, stopped, failed."""
+
+    folder: Path
+    source: str  # own | recorded
+    size: str
+    seed: int
+    state: str
+    curve: Curve
+    run: dict | None = None
+    evaluation: dict | None = None
+    status: dict | None = None
+
+    @property
+    def agent_steps(self) -> int:
+        if self.run:
+            return int(self.run["progress"]["agent_steps"])
+        return int((self.status or {}).get("agent_steps") or 0)
+
+    @property
+    def video(self) -> Path | None:
+        path = self.folder / "episode.mp4"
+        return path if path.is_file() else None
+
+
+def _bad(path: Path, what: str) -> UserError:
+    if "recorded" in path.parts:
+        fix = f"restore it: git checkout -- {path.parent}"
+    elif path.name == "evaluation.json":
+        fix = f"delete it and evaluate again: python -m common.evaluation {path.parent}"
+    else:
+        fix = f"delete the folder {path.parent} and run the same command again"
+    return UserError(f"{path}: {what}; {fix}")
+
+
+def read_json(path: Path, schema: dict) -> dict:
+    """The validated content. UserError for a missing, torn or malformed file."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _bad(path, "the file is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _bad(path, f"not valid JSON ({error})") from None
+    except OSError as error:
+        raise _bad(path, f"cannot be read ({error.strerror})") from None
+    problem = best_match(Draft202012Validator(schema).iter_errors(data))
+    if problem is not None:
+        where = ".".join(str(part) for part in problem.absolute_path) or "top level"
+        raise _bad(path, f"at {where}: {problem.message[:200]}")
+    return data
+
+
+def read_evaluation(path: Path) -> dict:
+    data = read_json(path, EVALUATION_SCHEMA)
+    for key in ("episodes", "extra_episodes"):
+        for index, episode in enumerate(data.get(key) or []):
+            if not math.isfinite(episode["score"]):
+                raise _bad(path, f"at {key}.{index}.score: {episode['score']} is not a finite number")
+    if not math.isfinite(data["score"]):
+        raise _bad(path, f"at score: {data['score']} is not a finite number")
+    if data["protocol"].get("score", "evaluation_mean") == "evaluation_mean":
+        mean = sum(e["score"] for e in data["episodes"]) / len(data["episodes"])
+        if not math.isclose(mean, data["score"], rel_tol=1e-6, abs_tol=1e-6):
+            raise _bad(
+                path, f"score {data['score']} is not the mean of its {len(data['episodes'])} episodes, {mean:.6g}"
+            )
+    return data
+
+
+def read_curve(path: Path, live: bool = False) -> Curve:
+    """`live`: the file is being written, so it may be absent, empty or end in half a line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if live:
+            return Curve()
+        raise _bad(path, "the file is missing") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise _bad(path, f"cannot be read ({error})") from None
+    if live and not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+    rows = list(csv.reader(text.splitlines()))
+    if not rows:
+        if live:
+            return Curve()
+        raise _bad(path, "the file is empty")
+    header = rows[0]
+    for column in ("agent_steps", "frames"):
+        if column not in header:
+            raise _bad(path, f"line 1 has no column {column!r}")
+    columns: dict[str, list[float | None]] = {name: [] for name in header}
+    not_finite = 0
+    for line, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise _bad(path, f"line {line} has {len(row)} cells, the header {len(header)}")
+        for name, cell in zip(header, row, strict=True):
+            try:
+                value = float(cell) if cell.strip() else None
+            except ValueError:
+                raise _bad(path, f"line {line}: {name} is {cell[:40]!r}, not a number") from None
+            if value is not None and not math.isfinite(value):
+                value, not_finite = None, not_finite + 1
+            columns[name].append(value)
+    return Curve(columns, not_finite)
+
+
+def _read_status(folder: Path) -> dict:
+    """Only informs; a run that is just writing it is not an error."""
+    try:
+        status = json.loads((folder / "checkpoint" / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def read_run(folder: Path, source: str, paper: str, variant: str | None, task: str) -> Run | None:
+    """The run in `folder`, or None where nothing was started there."""
+    size, seed = folder.parent.name, int(SEED.fullmatch(folder.name)[1])
+    if not (folder / "run.json").exists():
+        if (folder / "checkpoint").is_dir():
+            status = _read_status(folder)
+            state = status.get("state")
+            state = state if state in ("training", "evaluating", "stopped", "failed") else "training"
+            curve = read_curve(folder / "checkpoint" / "live" / "curve.csv", live=True)
+            return Run(folder, source, size, seed, state, curve, status=status)
+        if any((folder / name).exists() for name in ("curve.csv", "model.safetensors", "evaluation.json")):
+            raise _bad(folder / "run.json", "the file is missing, though other results are there")
+        return None
+    run = read_json(folder / "run.json", RUN_SCHEMA)
+    expected = {"paper": paper, "variant": variant or None, "task": task, "seed": seed}
+    for key, value in expected.items():
+        found = run.get(key) or (None if key == "variant" else run.get(key))
+        if found != value:
+            raise _bad(folder / "run.json", f"at {key}: {found!r}, but its folder says {value!r}")
+    curve = read_curve(folder / "curve.csv")
+    if not (folder / "evaluation.json").exists():
+        return Run(folder, source, size, seed, "unevaluated", curve, run, status=_read_status(folder))
+    return Run(folder, source, size, seed, "finished", curve, run, read_evaluation(folder / "evaluation.json"))
+
+
+def find_runs(root: Path, source: str, paper: str, variant: str | None, task: str) -> dict[str, list[Run]]:
+    """size -> runs by seed, for every size folder under `root` (the task's own folder)."""
+    sizes: dict[str, list[Run]] = {}
+    if not root.is_dir():
+        return sizes
+    for size in sorted(p for p in root.iterdir() if p.is_dir() and SIZE.fullmatch(p.name)):
+        seeds = sorted(
+            (p for p in size.iterdir() if p.is_dir() and SEED.fullmatch(p.name)), key=lambda p: int(p.name[4:])
+        )
+        runs = [run for p in seeds if (run := read_run(p, source, paper, variant, task)) is not None]
+        if runs:
+            sizes[size.name] = runs
+    return sizes
+
+
+def differences(runs: list[Run]) -> list[dict]:
+    """What keeps finished seeds from being averaged: `what` and, for each value found, the seeds and folders that have it."""
+    readers = {
+        "code fingerprint": lambda r: r.run["provenance"].get("code_sha256"),
+        "dependency lock": lambda r: r.run["provenance"].get("lock_sha256"),
+        "ROM checksum": lambda r: r.run["provenance"].get("rom_sha256"),
+    }
+    for name in sorted({name for r in runs for name in r.run["settings"]} - {"seed"}):
+        readers[f"setting {name}"] = lambda r, name=name: r.run["settings"].get(name)
+    for name in ("name", "episodes", "epsilon", "max_frames", "noop_max", "weights"):
+        readers[f"evaluation {name}"] = lambda r, name=name: r.evaluation["protocol"].get(name)
+    found = []
+    for what, read in readers.items():
+        groups: dict[str, list[Run]] = {}
+        for run in runs:
+            groups.setdefault(json.dumps(read(run), sort_keys=True, default=str), []).append(run)
+        if len(groups) > 1:
+            values = [{"value": json.loads(value), "runs": members} for value, members in groups.items()]
+            found.append({"what": what, "values": values})
+    return found

@@ -1,0 +1,384 @@
+"""The tables of one size: plain rows of text, ready for the template."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics as st
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common.statistics import DASH, as_printed, decimals_for, format_number, format_percent, standard_error
+from common.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
+from reports.charts import short_count
+from reports.data import Run
+from reports.target import Target, value_of
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return DASH
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def same_or_each(runs: Sequence[Run], read: Callable[[Run], object]) -> str:
+    """One value where all seeds agree, else `seed 1: a; seed 2: b`."""
+    values = [read(run) for run in runs]
+    texts = [DASH if v is None or v == "" else str(v) for v in values]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"seed {run.seed}: {text}" for run, text in zip(runs, texts, strict=True))
+
+
+def plain_value(value: object) -> str:
+    """A setting for a reader: 1,000,000 and 0.00025, never 2.5e-04."""
+    if value is None:
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.10f}".rstrip("0").rstrip(".") if 1e-7 < abs(value) < 1e9 else f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return " x ".join(plain_value(v) for v in value)
+    return str(value)
+
+
+def shown(path: Path) -> str:
+    """A path as a reader of this checkout would type it."""
+    return os.path.relpath(path)
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and isinstance(a, bool) == isinstance(b, bool):
+        return math.isclose(a, b, rel_tol=1e-12)
+    return a == b
+
+
+def score_is(run: Run) -> str:
+    """What a seed's score is, in words."""
+    if run.evaluation["protocol"].get("score") == "best_phase":
+        return "best evaluation phase"
+    return f"mean of {len(run.evaluation['episodes'])} episodes"
+
+
+def episode_scores(run: Run, key: str = "episodes") -> list[float]:
+    return [episode["score"] for episode in run.evaluation.get(key) or []]
+
+
+def spread(scores: Sequence[float]) -> float | None:
+    return st.stdev(scores) if len(scores) > 1 else None
+
+
+def uncertainty(verdict: Verdict, finished: Sequence[Run]) -> float | None:
+    """What our score is rounded to: half the interval over seeds or, for one seed, the standard error of its episodes."""
+    if verdict.score and verdict.score.high is not None:
+        return verdict.score.high - verdict.score.mean
+    scores = episode_scores(finished[0])
+    return standard_error(spread(scores), len(scores))
+
+
+def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
+    """Ours, the paper's, human, random, with what each is."""
+    rows = []
+    human, random = value_of(task.human), value_of(task.random)
+
+    def normalised(value: float) -> str:
+        if human is None or random is None or human == random:
+            return DASH
+        return format_percent((value - random) / (human - random))
+
+    if verdict.score is not None:
+        u = uncertainty(verdict, finished)
+        n = len(finished)
+        what = f"mean over {seeds_in_words(n)}, 95 % interval" if n > 1 else score_is(finished[0])
+        value = score_in_words(verdict.score) if n > 1 else format_number(verdict.score.mean, decimals_for(u))
+        text = "".join(ratio_in_words(verdict.normalised)) if verdict.normalised else DASH
+        rows.append(
+            {"who": "Ours", "value": value, "raw": verdict.score.mean, "what": what, "normalised": text, "css": "ours"}
+        )
+    else:
+        for run in finished:
+            scores = episode_scores(run)
+            se = standard_error(spread(scores), len(scores))
+            value = format_number(run.evaluation["score"], decimals_for(se))
+            row = {
+                "who": f"Ours, seed {run.seed}",
+                "value": value,
+                "raw": run.evaluation["score"],
+                "what": score_is(run),
+            }
+            rows.append({**row, "normalised": normalised(run.evaluation["score"]), "css": "ours"})
+    for who, row, css in (
+        ("The paper", task.published, "paper"),
+        ("Human", task.human, "human"),
+        ("Random play", task.random, "random"),
+    ):
+        if row is None:
+            continue
+        value = as_printed(row.value) + (f" ± {as_printed(row.stdev)} (sd)" if row.stdev is not None else "")
+        what = f"{row.metric}, {row.protocol}; {row.file}"
+        if css == "paper":
+            n = task.protocol.published_episodes
+            if row.stdev is not None and n:
+                se = row.stdev / math.sqrt(n)
+                what += f"; standard error {format_number(se, decimals_for(se))} over its {n} episodes (between its own seeds: unknown)"
+            else:
+                what += "; its standard error is unknown"
+        rows.append(
+            {
+                "who": who,
+                "value": value,
+                "raw": row.value,
+                "what": what,
+                "normalised": normalised(row.value),
+                "css": css,
+            }
+        )
+    return rows
+
+
+def episode_rows(finished: Sequence[Run]) -> list[dict]:
+    rows = []
+    for run in finished:
+        for kind, key in (("protocol", "episodes"), ("extra", "extra_episodes")):
+            scores = episode_scores(run, key)
+            if not scores:
+                continue
+            sd = spread(scores)
+            se = standard_error(sd, len(scores))
+            rows.append(
+                {
+                    "seed": run.seed,
+                    "kind": "the protocol's" if kind == "protocol" else "further, not in the score",
+                    "n": len(scores),
+                    "mean": format_number(st.fmean(scores), decimals_for(se)),
+                    "raw_mean": st.fmean(scores),
+                    "sd": format_number(sd, decimals_for(sd)),
+                    "se": format_number(se, decimals_for(se)),
+                    "min": format_number(min(scores), 1),
+                    "median": format_number(st.median(scores), 1),
+                    "max": format_number(max(scores), 1),
+                    "scores": scores,
+                    "css": kind,
+                    "list": " ".join(f"{s:g}" for s in scores),
+                }
+            )
+    return rows
+
+
+def noise_sentence(rows: Sequence[dict]) -> str | None:
+    """How far the further episodes' mean stands from the protocol's, in words, over all seeds."""
+    by = {(row["seed"], row["css"]): row for row in rows}
+    pairs = [(by[s, "protocol"], by[s, "extra"]) for s, kind in by if kind == "protocol" and (s, "extra") in by]
+    if not pairs:
+        return None
+    if len(pairs) == 1:
+        a, b = pairs[0]
+        return (
+            f"How noisy that is: the {a['n']} episodes of the score average {a['mean']}, {b['n']} further ones of the same weights {b['mean']} "
+            f"(standard errors {a['se']} and {b['se']})."
+        )
+    gaps = [abs(a["raw_mean"] - b["raw_mean"]) for a, b in pairs]
+    return (
+        f"How noisy that is: over {len(pairs)} seeds, the mean of the further episodes of the same weights differs from the score by "
+        f"{format_number(st.fmean(gaps), 2)} on average and {format_number(max(gaps), 2)} at most."
+    )
+
+
+def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
+    """The paper's constants beside ours; a deviation carries its reason. A task with a script of its own has none of them."""
+    if target.task.script != "train":
+        return []
+    trained = next((run.run["settings"] for run in runs if run.run), None)
+    settings = trained or (resolved.settings if resolved else {})
+    reasons = {d.field or d.what: d.reason for d in resolved.deviations} if resolved else {}
+    rows = []
+    for constant in target.paper.constants:
+        ours = settings.get(constant.field, constant.ours) if constant.field else constant.ours
+        deviates = constant.paper is None or not same(ours, constant.expected)
+        unit = f" {constant.field_unit}" if constant.field_unit != constant.unit else ""
+        rows.append(
+            {
+                "name": constant.name,
+                "paper": plain_value(constant.paper),
+                "unit": constant.unit,
+                "source": constant.source,
+                "ours": plain_value(ours) + unit,
+                "deviates": deviates,
+                "reason": (reasons.get(constant.field or constant.name) or constant.reason or "") if deviates else "",
+                "note": constant.note,
+            }
+        )
+    return rows
+
+
+def deviation_rows(target: Target, resolved, notes: Sequence[str]) -> list[dict]:
+    rows = []
+    for d in resolved.deviations if resolved else []:
+        change = None
+        if d.origin != "listed":
+            unit = f" {d.unit}" if d.unit else ""
+            paper = plain_value(d.paper) if d.paper is not None else "what the paper does not say"
+            change = f"{plain_value(d.ours)} instead of {paper}{unit}"
+        rows.append({"what": d.what, "change": change, "reason": d.reason, "source": d.source, "origin": d.origin})
+    if not resolved:
+        rows += [{**d, "change": None, "origin": None, "source": d.get("source")} for d in target.paper.deviations]
+    return rows + [{"what": note, "change": None, "reason": "", "source": None, "origin": None} for note in notes]
+
+
+def protocol_rows(task, resolved, finished: Sequence[Run]) -> list[tuple[str, str]]:
+    """The protocol as evaluated (from the evaluation itself where there is one)."""
+    protocol = resolved.protocol if resolved else task.protocol
+    used = finished[0].evaluation["protocol"] if finished else {}
+
+    def get(key: str) -> object:
+        return used.get(key, getattr(protocol, key, None))
+
+    frames = get("max_frames")
+    minutes = (
+        f"{frames:,} frames ({frames / 3600:g} minutes of play)" if isinstance(frames, int) else plain_value(frames)
+    )
+    weights = {"best": "those with the best evaluation phase during training", "last": "the last ones"}.get(
+        get("weights")
+    )
+    asked = task.protocol.episodes
+    episodes = get("episodes")
+    steps = [(r.evaluation or {}).get("weights_agent_step") for r in finished]
+    if finished and any(s is not None for s in steps):
+        weights = (
+            f"{weights} (agent step {', '.join(short_count(s) for s in steps[:10])}{' …' if len(steps) > 10 else ''})"
+        )
+    rows = [
+        ("Starts", protocol.starts),
+        ("No-op actions at the start, at most", plain_value(get("noop_max"))),
+        ("Epsilon", plain_value(get("epsilon"))),
+        ("Episode cap", minutes),
+        ("Episodes", f"{plain_value(episodes)}" + (f" (the protocol asks for {asked})" if episodes != asked else "")),
+        ("Further episodes", plain_value(get("extra_episodes")) if not isinstance(get("extra_episodes"), list) else ""),
+        ("Weights", weights or plain_value(get("weights"))),
+        ("In words", protocol.description),
+        ("Source", protocol.source),
+    ]
+    if task.published is not None:
+        rows.append(("Protocol of the published score", task.published.protocol))
+    return [(name, value) for name, value in rows if value not in (None, "", DASH)]
+
+
+def provenance_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    def short(value: str | None, length: int = 16) -> str | None:
+        return value[:length] if value else None
+
+    def hardware(run: Run) -> str:
+        h = run.run["provenance"].get("hardware", {})
+        parts = [h.get("cpu"), f"{h['cores']} cores" if h.get("cores") else None]
+        parts += [f"{h['memory_gb']} GB memory" if h.get("memory_gb") else None, h.get("gpu")]
+        return ", ".join(str(p) for p in parts if p)
+
+    def versions(run: Run) -> str:
+        return ", ".join(f"{k} {v}" for k, v in sorted(run.run["provenance"].get("versions", {}).items()))
+
+    def field(key: str) -> Callable[[Run], object]:
+        return lambda run: run.run["provenance"].get(key)
+
+    def yes(run: Run) -> str | None:
+        value = run.run["provenance"].get("deterministic")
+        return None if value is None else "yes" if value else "no"
+
+    rows = [
+        ("Commit", field("commit")),
+        ("Uncommitted changes (SHA-256)", lambda r: short(field("diff_sha256")(r)) or "none"),
+        ("Code fingerprint", lambda r: short(field("code_sha256")(r))),
+        ("Dependency lock", lambda r: short(field("lock_sha256")(r))),
+        ("ROM checksum", lambda r: short(field("rom_sha256")(r))),
+        ("Settings key", lambda r: r.run.get("settings_key")),
+        ("Weights (SHA-256)", lambda r: short((r.evaluation or {}).get("weights_sha256"))),
+        ("Versions", versions),
+        ("Hardware", hardware),
+        ("Device", field("device")),
+        ("Threads", field("threads")),
+        ("Deterministic algorithms", yes),
+        ("Started", field("started")),
+        ("Finished", field("finished")),
+        ("Notes", lambda r: "; ".join(str(n) for n in field("notes")(r) or [])),
+    ]
+    return [(name, same_or_each(runs, read)) for name, read in rows]
+
+
+def cost_rows(runs: Sequence[Run]) -> list[list[str]]:
+    rows = []
+    for run in runs:
+        cost, progress, result = run.run["cost"], run.run["progress"], run.run.get("result", {})
+        memory = cost.get("peak_memory_mb")
+        rows.append(
+            [
+                str(run.seed),
+                short_count(progress["frames"]),
+                short_count(progress["agent_steps"]),
+                short_count(progress.get("updates")),
+                short_count(progress.get("episodes")),
+                duration(cost.get("seconds")),
+                str(cost.get("attempts", DASH)),
+                format_number(cost.get("steps_per_second"), 0),
+                f"{format_number(memory / 1000, 1)} GB" if memory else DASH,
+                duration(cost.get("evaluation_seconds")),
+                {"length": "at its full length", "reached": "early: stood at the published score"}.get(
+                    result.get("stopped"), DASH
+                ),
+            ]
+        )
+    return rows
+
+
+def progress_rows(runs: Sequence[Run]) -> list[dict]:
+    """Where unfinished seeds stand, from their status files."""
+    rows = []
+    for run in runs:
+        if run.state == "finished":
+            continue
+        status = run.status or {}
+        done, total, rate = run.agent_steps, status.get("training_steps"), status.get("steps_per_second")
+        known = isinstance(total, (int, float)) and total > 0
+        left = (
+            (total - done) / rate
+            if known and isinstance(rate, (int, float)) and rate > 0 and run.state == "training"
+            else None
+        )
+        rows.append(
+            {
+                "seed": run.seed,
+                "state": "trained, not evaluated yet" if run.state == "unevaluated" else run.state,
+                "steps": f"{done:,}" + (f" of {total:,} agent steps" if known else " agent steps"),
+                "share": min(1.0, done / total) if known else None,
+                "rate": f"{rate:,.0f} steps/s" if isinstance(rate, (int, float)) else None,
+                "left": duration(left) if left is not None else None,
+                "updated": status.get("updated"),
+                "message": status.get("message"),
+                "command": f"./run python -m common.evaluation {shown(run.folder)}"
+                if run.state == "unevaluated"
+                else None,
+            }
+        )
+    return rows
+
+
+def curve_table(runs: Sequence[Run], column: str = "eval_score", most: int = 40) -> dict | None:
+    """The main curve as a table of at most `most` rows: every k-th evaluation phase and the last."""
+    curves = {run.seed: dict(zip(*run.curve.series(column), strict=True)) for run in runs}
+    curves = {seed: curve for seed, curve in curves.items() if curve}
+    xs = sorted({x for curve in curves.values() for x in curve})
+    if not xs:
+        return None
+    step = math.ceil(len(xs) / most)
+    chosen = xs[::step] if xs[-1] in xs[::step] else [*xs[::step], xs[-1]]
+    rows = [[f"{x:,.0f}", *(format_number(curve.get(x), 2) for curve in curves.values())] for x in chosen]
+    return {"seeds": list(curves), "rows": rows, "step": step, "total": len(xs)}

@@ -1,0 +1,30 @@
+"""What a page is about, before any run: the paper, the task and the names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common import papers
+
+
+@dataclass(frozen=True)
+class Target:
+    """`name` is the page's (dqn_pong); `variant_name` None is the paper itself."""
+
+    name: str
+    paper: papers.Paper
+    variant: papers.Variant
+    task: papers.Task
+    variant_name: str | None
+
+
+def load_target(name: str) -> Target:
+    """UserError with close matches for an unknown name."""
+    parsed = papers.parse_target(name)
+    paper = papers.load_paper(parsed.paper)
+    variant, task = papers.find_task(paper, parsed.variant, parsed.task)
+    return Target(parsed.name, paper, variant, task, parsed.variant)
+
+
+def value_of(row: papers.Row | None) -> float | None:
+    return None if row is None else row.value

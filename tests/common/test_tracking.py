@@ -1,0 +1,173 @@
+"""The wandb mirror: what it writes can be read back, and nothing that goes wrong with it reaches the run."""
+
+import builtins
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from common import tracking
+
+ROOT = Path(__file__).parents[2]
+RUN = {"name": "dqn_pong-smoke-seed1", "group": "dqn_pong-smoke", "tags": ["dqn"], "run_id": "dqn-pong-smoke-1-abc"}
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    """Neither a key nor a mode from the machine that runs the tests."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "home").mkdir()
+
+
+def start(folder, **options):
+    folder.mkdir(exist_ok=True)
+    return tracking.start(folder, **(RUN | {"config": {"training_steps": 100}} | options))
+
+
+def read_back(folder) -> list[list[dict]]:
+    """The history rows of each offline part, in order of start."""
+    parts = []
+    for path in sorted((folder / "wandb").glob("offline-run-*"), key=lambda p: p.stat().st_mtime):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(next(path.glob("*.wandb")))]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        parts.append([json.loads(line) for line in lines])
+    return parts
+
+
+def history(records: list[dict]) -> list[dict]:
+    items = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [{key: value for key, value in item.items() if not key.startswith("_")} for item in items]
+
+
+class FakeRun:
+    def __init__(self, log=None, finish=None):
+        self.rows, self._log, self._finish = [], log, finish
+
+    def log(self, row):
+        if self._log:
+            self._log()
+        self.rows.append(row)
+
+    def finish(self):
+        if self._finish:
+            self._finish()
+
+
+def test_offline_by_default_and_a_resumed_part_is_whole(tmp_path, capfd):
+    first = start(tmp_path / "run")
+    first.log({"frames": 400, "eval_score": -20.5, "loss": None, "epsilon": 0.9})
+    first.finish()
+    again = start(tmp_path / "run", history=[{"frames": 400.0, "eval_score": -20.5}])
+    again.log({"frames": 800, "eval_score": 3.0})
+    again.finish()
+    assert "failed" not in capfd.readouterr().out
+
+    parts = read_back(tmp_path / "run")
+    old, new = {"frames": 400, "evaluation/score": -20.5}, {"frames": 800, "evaluation/score": 3}
+    assert [history(part) for part in parts] == [[old | {"training/epsilon": 0.9}], [old, new]]
+    for part in parts:
+        run = next(record["run"] for record in part if record["type"] == "run")
+        assert (run["run_id"], run["run_group"], run["tags"]) == (RUN["run_id"], RUN["group"], RUN["tags"])
+        assert run["config"]["update"]["training_steps"] == 100
+        assert any(record.get("metric", {}).get("step_metric") == "frames" for record in part)
+
+
+def test_online_without_a_key_goes_on_offline_at_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    began = time.monotonic()
+    tracker = start(tmp_path / "run")
+    assert time.monotonic() - began < 15
+    assert "online failed" in (said := capfd.readouterr().out)
+    assert "WANDB_API_KEY" in said
+    tracker.log({"frames": 4})
+    tracker.finish()
+    assert history(read_back(tmp_path / "run")[0]) == [{"frames": 4}]
+
+
+@pytest.mark.slow
+def test_online_without_a_network_goes_on_offline(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    began = time.monotonic()
+    tracker = start(tmp_path / "run")
+    tracker.log({"frames": 4})
+    tracker.finish()
+    assert time.monotonic() - began < 60
+    assert "online failed" in capfd.readouterr().out
+
+
+def test_absent_package(tmp_path, monkeypatch, capsys):
+    real = builtins.__import__
+
+    def importing(name, *arguments, **options):
+        if name.split(".")[0] == "wandb":
+            raise ModuleNotFoundError("No module named 'wandb'")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", importing)
+    tracker = start(tmp_path / "run", history=[{"frames": 1}])
+    tracker.log({"frames": 4})
+    tracker.finish()
+    assert "ModuleNotFoundError" in capsys.readouterr().out
+
+
+def test_disabled_does_not_even_import_it(tmp_path):
+    code = (
+        "import os, sys; os.environ['WANDB_MODE'] = 'disabled'; from pathlib import Path; from common import tracking\n"
+        f"t = tracking.start(Path({str(tmp_path)!r}), name='n', group='g', tags=[], config={{}}, run_id='i', history=[{{'frames': 1}}])\n"
+        "t.log({'frames': 2}); t.finish(); print('wandb' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False\n"
+    assert list(tmp_path.glob("wandb")) == []
+
+
+def test_failed_write_ends_the_mirror_only(capsys):
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    run = FakeRun(log=fail)
+    tracker = tracking.Tracker(run)
+    tracker.log({"frames": 1})
+    tracker.log({"frames": 2})
+    tracker.finish()
+    assert capsys.readouterr().out.count("No space left on device") == 1
+
+
+def test_hanging_call_is_left_behind(monkeypatch, capsys):
+    monkeypatch.setattr(tracking, "CALL_SECONDS", 0.2)
+    tracker = tracking.Tracker(FakeRun(log=lambda: time.sleep(3)))
+    began = time.monotonic()
+    tracker.log({"frames": 1})
+    tracker.finish()
+    assert time.monotonic() - began < 2
+    assert "no answer in 0.2 s" in capsys.readouterr().out
+
+
+def test_hanging_end_is_left_behind(capsys):
+    tracker = tracking.Tracker(FakeRun(finish=lambda: time.sleep(3)), finish_seconds=0.2)
+    began = time.monotonic()
+    tracker.finish()
+    assert time.monotonic() - began < 2
+    assert "mirror ends here" in capsys.readouterr().out
+
+
+def test_at_most_one_row_a_second_in_the_long_run(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(tracking, "_quietly", lambda call, seconds=0: call())
+    run = FakeRun()
+    tracker = tracking.Tracker(run)
+    for i in range(1000):  # a hundred seconds at ten rows a second
+        clock[0] = i / 10
+        tracker.log({"frames": i})
+    assert tracking.BURST <= len(run.rows) <= tracking.BURST + 101
+    tracker.finish()
+    assert run.rows[-1] == {"frames": 999}  # the newest is never lost
