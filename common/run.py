@@ -83,6 +83,7 @@ class Run:
         self.tracker = None
         self._parts: dict[str, Any] = {}
         self._files: dict[str, Any] = {}
+        self._lock: Any = None
         # The text of each log so far; `checkpoint/live/` holds a copy to look at
         self._logs = {name: bytearray(",".join(head) + "\n", "utf-8") for name, head in LOGS.items()}
         self._seconds_before, self._attempts, self._evaluation_seconds, self._saves = 0.0, 1, 0.0, 0
@@ -123,6 +124,13 @@ class Run:
             signal.signal(number, self._on_signal)
         return False
 
+    def close(self) -> None:
+        """Lets go of the folder."""
+        for file in self._files.values():
+            file.close()
+        if self._lock:
+            self._lock.close()
+
     def _read_done(self) -> str | None:
         try:
             done = json.loads((self.work / "done" / "done.json").read_text())
@@ -152,7 +160,7 @@ class Run:
 
     def slack(self, capacity: int) -> int:
         """Slots of the frames' ring beyond the capacity: what can be written between three checkpoints."""
-        return max(capacity // 10, 600)
+        return max(capacity // 10, 300)
 
     def folder_for_frames(self, envs: ReplayableEnvs) -> Path | None:
         """Where the replay's frames go: a file for screens, memory for small observations."""
@@ -578,14 +586,16 @@ def main(paper: str, config_class: type, train) -> None:
             resolved, known.seed, device=known.device, threads=prepare(known.seed, known.threads), results=known.results,
             command=" ".join([f"python -m replications.{paper}.train", *sys.argv[1:]]), stop_when_reached=known.stop_when_reached,
         )  # fmt: skip
-        if run.open(known.fresh):
-            print(f"finished already: {run.folder}", flush=True)
-            return
         try:
+            if run.open(known.fresh):
+                print(f"finished already: {run.folder}", flush=True)
+                return
             train(config_class(**resolved.settings), run)
         except BaseException as problem:
             if run._parts:
                 run._status("failed", str(problem))
             raise
+        finally:
+            run.close()
 
     run_main(run_it)

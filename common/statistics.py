@@ -1,7 +1,8 @@
 """Statistics of a replication: intervals over seeds, the distance to a published score, aggregates over games.
 
-A seed's score is one number (what the paper's protocol says, usually a mean over evaluation episodes); everything here treats the seeds
-as the sample, never the episodes: episodes of one trained network say nothing about the next training run.
+A seed's score is one number (what the paper's protocol says, usually a mean over evaluation episodes); everything
+here treats the seeds as the sample, never the episodes: episodes of one trained network say nothing about the next
+training run.
 """
 
 from __future__ import annotations
@@ -83,14 +84,16 @@ def published_ratio(
 ) -> Ratio:
     """g = (ours - random) / (published - random) with Fieller's interval, which carries both errors.
 
-    Fieller's interval is the set of g at which (ours - random) - g (published - random) is not distinguishable from 0; its half-width is
-    sqrt((t_ours se_ours)^2 + (g t_published se_published)^2), each error with the Student quantile of its own sample size. Unlike the
-    delta method it stays right when the published margin is known badly, and it is then wide, or unbounded (-inf, inf); unlike a pooled
-    quantile it keeps its coverage at 3 seeds (simulated in the tests). The random score is taken as known. Where the published error is
-    not printed (`published_sd` or `published_n` None) only our own error enters, and the interval is our Student interval rescaled. One
-    seed gives no interval.
+    Fieller's interval is the set of g at which (ours - random) - g (published - random) is not distinguishable from
+    0; its half-width is sqrt((t_ours se_ours)^2 + (g t_published se_published)^2), each error with the Student
+    quantile of its own sample size. Unlike the delta method it stays right when the published margin is known badly,
+    and it is then wide, or unbounded (-inf, inf); unlike a pooled quantile it keeps its coverage at 3 seeds
+    (simulated in the tests). The random score is taken as known. Where the published error is not printed
+    (`published_sd` or `published_n` None) only our own error enters, and the interval is our Student interval
+    rescaled. One seed gives no interval.
 
-    Source: Fieller, J. R. Stat. Soc. B 16 (1954) 175-185, with Howe's combination (JASA 69, 1974, 789-794) of the two quantiles. Raises ZeroDivisionError when published == random.
+    Source: Fieller, J. R. Stat. Soc. B 16 (1954) 175-185, with Howe's combination (JASA 69, 1974, 789-794) of the two
+    quantiles. Raises ZeroDivisionError when published == random.
     """
     a, b = ours.mean - random, published - random
     g = a / b
@@ -111,7 +114,8 @@ def published_ratio(
 
 
 def human_normalised(ours: Estimate, random: float, human: float) -> Ratio:
-    """(ours - random) / (human - random), interval from our seeds only: the human score's error is not printed anywhere.
+    """(ours - random) / (human - random), interval from our seeds only: the human score's error is not printed
+    anywhere.
 
     Raises ZeroDivisionError when human == random.
     """
@@ -119,7 +123,9 @@ def human_normalised(ours: Estimate, random: float, human: float) -> Ratio:
 
 
 def interquartile_mean(scores: np.ndarray) -> float:
-    """Mean of the middle half of all runs x games values: a quarter of them, rounded down, is cut at each end (Agarwal et al. 2021)."""
+    """Mean of the middle half of all runs x games values: a quarter of them, rounded down, is cut at each end
+    (Agarwal et al. 2021).
+    """
     x = np.sort(_finite(scores, "scores").ravel())
     cut = int(0.25 * x.size)
     return float(x[cut : x.size - cut].mean())
@@ -130,7 +136,8 @@ def interquartile_mean_interval(
 ) -> tuple[float, float]:
     """Percentile interval of the interquartile mean by a stratified bootstrap: runs are drawn anew within each game.
 
-    `scores`: runs x games, normalised. The same seed gives the same interval. Source: Agarwal et al., NeurIPS 2021, section 4.
+    `scores`: runs x games, normalised. The same seed gives the same interval. Source: Agarwal et al., NeurIPS 2021,
+    section 4.
     """
     x = _finite(scores, "scores")
     if x.ndim != 2:
@@ -147,7 +154,8 @@ def interquartile_mean_interval(
 
 
 def decimals_for(uncertainty: float | None) -> int:
-    """Decimals (negative: tens, hundreds) that an uncertainty allows: its first digit, or the first two where it starts with 1.
+    """Decimals (negative: tens, hundreds) that an uncertainty allows: its first digit, or the first two where it
+    starts with 1.
 
     Without an uncertainty, or with 0, one decimal.
     """

@@ -1,7 +1,7 @@
-"""Mirrors a run's curve to Weights & Biases. `curve.csv` is the truth; nothing that goes wrong here stops or holds up a run.
+"""Mirrors a run's curve to Weights & Biases. `curve.csv` is the truth; nothing that goes wrong here stops a run.
 
-Offline unless the environment variable WANDB_MODE says otherwise: `online`, or `disabled` for no mirror at all. Offline runs lie in
-`<run folder>/wandb`; `wandb leet <folder>` shows one in the terminal, `wandb sync <folder>` uploads it later.
+Offline unless the environment variable WANDB_MODE says otherwise: `online`, or `disabled` for no mirror at all. Offline
+runs lie in `<run folder>/wandb`; `wandb leet <folder>` shows one in the terminal, `wandb sync <folder>` uploads it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+PROJECT = "deep-rl-replications"
 # The dashboard's sections. Columns that are not here keep their name.
 SECTIONS = {
     "eval_score": "evaluation/score", "eval_episodes": "evaluation/episodes", "mean_max_q": "evaluation/mean_max_q",
@@ -19,15 +20,25 @@ SECTIONS = {
     "loss": "training/loss", "agent_steps": "progress/agent_steps", "updates": "progress/updates",
     "episodes": "progress/episodes",
 }  # fmt: skip
-INIT_SECONDS, UPLOAD_SECONDS, CALL_SECONDS = 15, 60, 10  # the longest that wandb may take to start, to upload at the end, to answer
+# the longest that wandb may take: to start, to upload at the end, to answer any other call
+INIT_SECONDS, UPLOAD_SECONDS, CALL_SECONDS = 15, 60, 10
 BURST = 30  # rows beyond one a second: evaluation phases of a small run follow each other quickly
 
 
 def start(
-    run_dir: Path, *, name: str, group: str, tags: list[str], config: dict, run_id: str, history: list[dict] | None = None
+    run_dir: Path,
+    *,
+    name: str,
+    group: str,
+    tags: list[str],
+    config: dict,
+    run_id: str,
+    history: list[dict] | None = None,
 ) -> Tracker:
-    """Opens the mirror of a run. history: the rows before a resume; they are logged again, since each part of an offline run replaces
-    those before it when it is uploaded. Never raises, never prompts; the tracker of a failed start swallows everything."""
+    """Opens the mirror of a run. Never raises, never prompts; the tracker of a failed start swallows everything.
+
+    history: the rows before a resume. Logged again, since of an offline run's parts the last one uploaded wins.
+    """
     mode = os.environ.get("WANDB_MODE", "offline")
     if mode == "disabled":
         return Tracker(None)
@@ -36,7 +47,7 @@ def start(
         try:
             run = _init(attempt, run_dir, name=name, group=group, tags=tags, config=config, id=run_id)
             break
-        except Exception as error:  # whatever it is, the run matters more
+        except (Exception, SystemExit) as error:  # whatever it is, the run matters more
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             print(f"wandb: {attempt} failed ({reason}); training goes on", flush=True)
             _quietly(_teardown)
@@ -58,7 +69,7 @@ def _init(mode: str, run_dir: Path, **options):
         console="off",  # the job's log has it
         save_code=False,
     )
-    run = wandb.init(project="deep-rl-replications", dir=str(run_dir), mode=mode, resume="allow", settings=settings, **options)
+    run = wandb.init(project=PROJECT, dir=str(run_dir), mode=mode, resume="allow", settings=settings, **options)
     run.define_metric("frames")
     run.define_metric("*", step_metric="frames")
     return run
@@ -82,15 +93,15 @@ def _kill_service() -> None:
             pass
 
 
-def _quietly(call: Callable[[], object], seconds: float = CALL_SECONDS) -> Exception | None:
+def _quietly(call: Callable[[], object], seconds: float = CALL_SECONDS) -> BaseException | None:
     """`call()`, waited for so long and no longer; returns what went wrong."""
-    failure: list[Exception] = [TimeoutError(f"no answer in {seconds:g} s")]
+    failure: list[BaseException] = [TimeoutError(f"no answer in {seconds:g} s")]
 
     def work() -> None:
         try:
             call()
             failure.clear()
-        except Exception as error:
+        except BaseException as error:  # wandb.teardown calls sys.exit when its helper has died
             failure[:] = [error]
 
     thread = threading.Thread(target=work, daemon=True, name="wandb mirror")
@@ -108,7 +119,7 @@ class Tracker:
         self._held: dict | None = None
 
     def log(self, row: dict) -> None:
-        """Mirrors a row; at more than one a second in the long run only the newest is kept, and sent when its turn comes."""
+        """Mirrors a row. Of more than one a second in the long run, some are left out; never the last."""
         if self._run is None:
             return
         now = time.monotonic()

@@ -1,12 +1,12 @@
-"""The verdict: from seed scores and the published row to one of a few fixed words, a sentence and a colour. Pure functions, no files.
+"""The verdict: from seed scores and the published row to one of a few fixed words, a sentence and a colour.
 
-The rules, in order:
+Pure functions, no files. The rules, in order:
 
-1. nothing printed to compare with                                  -> no_published  (a stated bar of our own may be counted)
+1. nothing printed to compare with -> no_published (a stated bar of our own may be counted)
 2. the published margin over random play is too small to measure by -> not_testable
-3. fewer than 3 seeds, or shorter than the paper's runs             -> reached / not_reached: a statement about this run only
-4. 3 seeds or more at the paper's length: the 95 % interval of
-   g = (ours - random) / (published - random) against 0.9            -> replicated / not_replicated / undecided
+3. fewer than 3 seeds, or shorter than the paper's runs -> reached / not_reached: a statement about this run only
+4. 3 seeds or more at the paper's length: the 95 % interval of g = (ours - random) / (published - random) against 0.9
+   -> replicated / not_replicated / undecided
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from common.statistics import (
     Estimate,
     Ratio,
+    as_printed,
     decimals_for,
     format_number,
     format_percent,
@@ -96,7 +97,9 @@ def _length_in_words(fraction: float | None) -> str:
 
 
 def ratio_in_words(g: Ratio) -> tuple[str, str]:
-    """(`98.4 %`, ` (95 % interval 97.1 to 100.0 %)`), rounded to what the interval allows; the second is empty for one seed."""
+    """(`98.4 %`, ` (95 % interval 97.1 to 100.0 %)`), rounded to what the interval allows; the second is empty for
+    one seed.
+    """
     if g.low is None or g.high is None:
         return format_percent(g.value), ""
     if math.isinf(g.low):
@@ -107,7 +110,10 @@ def ratio_in_words(g: Ratio) -> tuple[str, str]:
 
 
 def margin_too_small(published: Published, random: float, human: float | None) -> str | None:
-    """Why a ratio to (published - random) would mean nothing, or None. The margin is signed: below random is too small as well."""
+    """Why a ratio to (published - random) would mean nothing, or None.
+
+    The margin is signed: below random is too small as well.
+    """
     margin = published.value - random
     error = published.standard_error
     if human is not None and human != random and margin < MIN_MARGIN * abs(human - random):
@@ -135,9 +141,10 @@ def decide(
 ) -> Verdict:
     """The verdict on one task from one score per seed.
 
-    `frames`: emulator frames each seed trained for (the shortest counts). `episodes` of `protocol_episodes`: how many evaluation episodes
-    the scores come from; with fewer than the protocol asks for, the paper's length does not count as reached. `bar`: our own stated score
-    for tasks without a published one. Raises ValueError without scores or with one that is not finite.
+    `frames`: emulator frames each seed trained for (the shortest counts). `episodes` of `protocol_episodes`: how many
+    evaluation episodes the scores come from; with fewer than the protocol asks for, the paper's length does not count
+    as reached. `bar`: our own stated score for tasks without a published one. Raises ValueError without scores or
+    with one that is not finite.
     """
     ours = seed_interval(scores)
     n = ours.n
@@ -156,7 +163,7 @@ def decide(
         reached = sum(score >= bar for score in scores)
         return verdict(
             "no_published",
-            f"There is no published score{reason}. Our own stated bar, {format_number(bar, 0 if bar == int(bar) else 2)}, was reached by "
+            f"There is no published score{reason}. Our own stated bar, {as_printed(bar)}, was reached by "
             f"{reached} of {n} seed{'s' if n > 1 else ''}.",
             bar_reached=(reached, n),
         )
@@ -173,7 +180,7 @@ def decide(
         notes.append("The published score's own error is not printed (unknown), so the interval carries only ours.")
     if g.value > FAR_ABOVE:
         notes.append(
-            f"Far above: check the protocol. This is {format_percent(g.value)} of the published margin over random play."
+            f"Far above: check the protocol. This is {format_percent(g.value)} of the published margin over random."
         )
     short = fraction is None or fraction < 1
     few_episodes = None not in (episodes, protocol_episodes) and episodes < protocol_episodes

@@ -1,4 +1,4 @@
-"""Episodes as H.264 video: small, and every browser plays it. 15 frames a second is one per decision at frame skip 4."""
+"""Episodes as H.264 video: small, and every browser plays it. 15 frames a second are the decisions at frame skip 4."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 15) -> int:
                 if shape is None:
                     shape = frame.shape
                     if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or shape[0] % 2 or shape[1] % 2:
-                        raise ValueError(f"frames must be uint8 (even height, even width, 3), not {frame.dtype} {shape}")
+                        raise ValueError(f"frames must be uint8 (even, even, 3), not {frame.dtype} {shape}")
                     stream.height, stream.width = shape[:2]
                 if frame.shape != shape or frame.dtype != np.uint8:
                     raise ValueError(f"frame {count} is {frame.dtype} {frame.shape}; the first was uint8 {shape}")
@@ -56,7 +56,7 @@ def read_mp4(path: Path) -> Iterator[np.ndarray]:
             for frame in file.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
     except (OSError, ValueError, IndexError) as error:  # PyAV's errors derive from these
-        raise UserError(f"{path} cannot be read as a video ({error}); evaluate the run again to have it written anew") from None
+        raise _unreadable(path, error) from None
 
 
 def frame_rate(path: Path) -> float:
@@ -65,7 +65,11 @@ def frame_rate(path: Path) -> float:
         with av.open(str(path)) as file:
             return float(file.streams.video[0].average_rate)
     except (OSError, ValueError, IndexError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as a video ({error}); evaluate the run again to have it written anew") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read as a video ({error}); evaluate the run again to have it written anew")
 
 
 def cut(source: Path, target: Path, seconds: float = 45, where: str = "start") -> int:

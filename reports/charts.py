@@ -1,7 +1,7 @@
 """Pictures as inline SVG, and the numbers behind the interactive charts.
 
-Horizontal positions are percentages and heights are pixels, so that a picture fills any width while its text keeps its size. Colours come
-from classes in the style sheet, so that one picture serves light, dark and print.
+Horizontal positions are percentages and heights are pixels, so that a picture fills any width while its text keeps
+its size. Colours come from classes in the style sheet, so that one picture serves light, dark and print.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -20,7 +21,9 @@ PALETTE = 6  # series colours in the style sheet; more seeds than this share one
 
 
 def thin(xs: Sequence[float], ys: Sequence[float | None], limit: int = MAX_POINTS) -> tuple[list, list]:
-    """At most `limit` points: the lowest and highest of each equal bucket stay, so no peak or dip is lost; so do both ends and gaps."""
+    """At most `limit` points: the lowest and highest of each equal bucket stay, so no peak or dip is lost; so do both
+    ends and gaps.
+    """
     if len(xs) <= limit:
         return list(xs), list(ys)
     if limit < 4:
@@ -70,10 +73,13 @@ def ticks(low: float, high: float, target: int = 5) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def tick_label(value: float) -> str:
-    if abs(value) >= 10_000:
-        return short_count(value)
-    return format_number(value, 0 if value == int(value) else max(0, 1 - math.floor(math.log10(abs(value)))))
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """All with the same number of decimals, as many as their step needs."""
+    if max(abs(v) for v in values) >= 10_000:
+        return [short_count(v) for v in values]
+    step = min((b - a for a, b in pairwise(values)), default=abs(values[0]) or 1.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [format_number(v, decimals) for v in values]
 
 
 @dataclass(frozen=True)
@@ -123,13 +129,12 @@ def _svg(height: float, label: str, body: list[str], css: str) -> Markup:
 def _axis(scale: Scale, top: float, bottom: float) -> list[str]:
     """Vertical gridlines and their numbers; the outermost numbers are anchored so that they stay inside."""
     body = []
-    for value in ticks(scale.low, scale.high):
+    values = ticks(scale.low, scale.high)
+    for value, text in zip(values, tick_labels(values), strict=True):
         x = scale(value)
         anchor = "start" if x < 6 else "end" if x > 94 else "middle"
         body.append(f'<line class="grid" x1="{x}%" x2="{x}%" y1="{top:g}" y2="{bottom:g}"/>')
-        body.append(
-            f'<text class="tick" x="{x}%" y="{bottom + 14:g}" text-anchor="{anchor}">{tick_label(value)}</text>'
-        )
+        body.append(f'<text class="tick" x="{x}%" y="{bottom + 14:g}" text-anchor="{anchor}">{text}</text>')
     return body
 
 
@@ -138,7 +143,8 @@ def picture(rows: Sequence[PictureRow], line: tuple[str, float] | None, label: s
     values = [v for row in rows for v in (row.mark, *row.points, *(row.band or ())) if v is not None]
     values += [line[1]] if line else []
     span = max(values) - min(values) or 1.0
-    # An interval from two seeds can be many times wider than everything else: it is cut at the picture's edge, its numbers stand in words.
+    # An interval from two seeds can be many times wider than everything else: it is cut at the picture's edge, its
+    # numbers stand in words.
     for row in rows:
         if row.interval and all(math.isfinite(v) for v in row.interval):
             values += [max(row.interval[0], min(values) - span), min(row.interval[1], max(values) + span)]
@@ -196,7 +202,10 @@ def _stacked(scores: Sequence[float], scale: Scale, height: float) -> str:
 def strips(
     rows: Sequence[tuple[str, str, Sequence[float]]], lines: Sequence[tuple[str, float, str]], label: str
 ) -> Markup:
-    """Every episode as a dot. `rows`: (name, css class, scores); `lines`: (name, value, css class) drawn through all rows."""
+    """Every episode as a dot.
+
+    `rows`: (name, css class, scores); `lines`: (name, value, css class) drawn through all rows.
+    """
     scale = Scale.around([s for _, _, scores in rows for s in scores] + [value for _, value, _ in lines])
     height = 40 if len(rows) <= 12 else 26
     top = 6
@@ -212,7 +221,8 @@ def strips(
         mean = sum(scores) / len(scores)
         body.append(f'<g class="{css}"><text class="row-label" x="0" y="{y + 11}">{escape(name)}</text>')
         body.append(
-            f'<svg x="0" y="{y + 14}" width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">'
+            f'<svg x="0" y="{y + 14}" width="100%" height="{height}" viewBox="0 0 1000 {height}"'
+            ' preserveAspectRatio="none">'
         )
         body.append(f'<path class="dots" d="{_stacked(scores, scale, height)}"/></svg>')
         x = scale(mean)
@@ -278,10 +288,11 @@ class Chart:
             return round(bottom - (tall(y) - 2) / 96 * (bottom - top), 1)
 
         body = []
-        for value in ticks(tall.low, tall.high, 3 if self.small else 5):
+        values = ticks(tall.low, tall.high, 3 if self.small else 5)
+        for value, text in zip(values, tick_labels(values), strict=True):
             y = place(value)
             body.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
-            body.append(f'<text class="tick" x="0" y="{y - 3}">{tick_label(value)}</text>')
+            body.append(f'<text class="tick" x="0" y="{y - 3}">{text}</text>')
         for value in ticks(max(0, wide.low), wide.high, 3 if self.small else 5):
             x = wide(value)
             anchor = "start" if x < 6 else "end" if x > 94 else "middle"
@@ -309,8 +320,11 @@ class Chart:
         return _svg(height, f"{self.title}, one line a seed, against frames", body, "still")
 
 
-def series_of(curves: Sequence[tuple[str, list, list]], averaged: Sequence[bool] | None = None, small: bool = False) -> list[Series]:
-    """Series in the page's colours, thinned; and the mean of those `averaged` (all, unless given) wherever they share an x.
+def series_of(
+    curves: Sequence[tuple[str, list, list]], averaged: Sequence[bool] | None = None, small: bool = False
+) -> list[Series]:
+    """Series in the page's colours, thinned; and the mean of those `averaged` (all, unless given) wherever they share
+    an x.
 
     The mean is taken before thinning. Fewer than two curves have none.
     """

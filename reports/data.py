@@ -1,7 +1,7 @@
 """Reads the run folders of one task: what is finished, what is still running, and whether the seeds may be averaged.
 
-A damaged file is an error that names the file, what is wrong and the fix; nothing is guessed. Only the logs of a run that is still writing
-(`checkpoint/live/`) may end in half a line.
+A damaged file is an error that names the file, what is wrong and the fix; nothing is guessed. Only the logs of a run
+that is still writing (`checkpoint/live/`) may end in half a line.
 """
 
 from __future__ import annotations
@@ -82,13 +82,18 @@ EVALUATION_SCHEMA = _object(
 
 @dataclass(frozen=True)
 class Curve:
-    """`columns[name]` is one value per row; None where a cell is empty or not a finite number (`not_finite` counts the latter)."""
+    """`columns[name]` is one value per row; None where a cell is empty or not a finite number (`not_finite` counts
+    the latter).
+    """
 
     columns: dict[str, list[float | None]] = field(default_factory=dict)
     not_finite: int = 0
 
     def series(self, name: str, x: str = "frames") -> tuple[list[float], list[float | None]]:
-        """(x, y) with every row that has an x; y keeps None, so that a gap stays a gap. Empty where the column holds no number."""
+        """(x, y) with every row that has an x; y keeps None, so that a gap stays a gap.
+
+        Empty where the column holds no number.
+        """
         ys = self.columns.get(name, [])
         if all(y is None for y in ys):
             return [], []
@@ -98,7 +103,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Run:
-    """One seed's folder. `state`: finished, unevaluated (trained, no evaluation yet), training, evaluating, stopped, failed."""
+    """One seed's folder.
+
+    `state`: finished, unevaluated (trained, no evaluation yet), training, evaluating, stopped, failed.
+    """
 
     folder: Path
     source: str  # own | recorded
@@ -253,7 +261,9 @@ def find_runs(root: Path, source: str, paper: str, variant: str | None, task: st
 
 
 def differences(runs: list[Run]) -> list[dict]:
-    """What keeps finished seeds from being averaged: `what` and, for each value found, the seeds and folders that have it."""
+    """What keeps finished seeds from being averaged: `what` and, for each value found, the seeds and folders that
+    have it.
+    """
     readers = {
         "code fingerprint": lambda r: r.run["provenance"].get("code_sha256"),
         "dependency lock": lambda r: r.run["provenance"].get("lock_sha256"),

@@ -22,14 +22,18 @@
     if (!chart || !plot.clientWidth) return;
     drawn.get(chart.id)?.destroy();
     const lines = chart.lines;
-    const joined = uPlot.join(chart.series.map((s) => [s.x, s.y]));
-    for (const line of lines) joined.push(joined[0].map(() => line.value));
+    const last = Math.max(...chart.series.map((s) => s.x[s.x.length - 1]));
+    const joined = uPlot.join([
+      ...chart.series.map((s) => [s.x, s.y]),
+      ...lines.map((line) => [[0, last], [line.value, line.value]]),
+    ]);
     const many = chart.series.some((s) => s.css === "many");
     const series = chart.series.map((s) => ({
       label: s.name,
-      class: s.css === "many" ? "hidden-label" : null,
+      class: s.css === "many" || (chart.small && chart.series.length > 1 && s.css !== "mean") ? "hidden-label" : null,
+      spanGaps: false,
       stroke: colour(s.css),
-      width: s.css === "mean" ? 2.5 : chart.series.length > 1 && s.css !== "many" ? 1.5 : many ? 1 : 2,
+      width: s.css === "mean" ? (chart.small ? 2 : 2.5) : chart.series.length > 1 && s.css !== "many" ? 1.5 : many ? 1 : 2,
       alpha: s.css === "many" ? 0.45 : 1,
       points: { show: s.x.length < 40 && !many, size: 5, fill: colour(s.css) },
       value: (u, v) => score(v),
@@ -37,6 +41,7 @@
     for (const line of lines)
       series.push({
         label: line.name,
+        class: chart.small ? "hidden-label" : null,
         stroke: colour(line.css),
         width: 1.5,
         dash: [6, 4],
@@ -56,7 +61,7 @@
           width: plot.clientWidth,
           height: chart.small ? 150 : 300,
           scales: { x: { time: false, range: (u, a, b) => [Math.min(0, a), b === a ? a + 1 : b] } },
-          series: [{ label: "frames", value: (u, v) => count(v) }, ...series],
+          series: [{ label: data.x, value: (u, v) => count(v) }, ...series],
           axes: [
             { ...axis, values: (u, vs) => vs.map(count), space: 70, size: 30 },
             { ...axis, values: (u, vs) => vs.map(score), size: 52, space: chart.small ? 34 : 44 },

@@ -1,6 +1,8 @@
-"""Renders the page of one target: `python -m reports.render dqn_pong [--source own|recorded] [--out FILE] [--results results]`.
+"""Renders the page of one target: `python -m reports.render dqn_pong [--source own|recorded] [--out FILE] [--results
+results]`.
 
-One file holds every size there are results for, own and recorded, and opens on the longest finished one. Nothing is trained here.
+One file holds every size there are results for, own and recorded, and opens on the longest finished one. Nothing is
+trained here.
 """
 
 from __future__ import annotations
@@ -53,6 +55,21 @@ def script_json(data: object) -> Markup:
     return Markup(text)
 
 
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return capital(text) + ("" if text.rstrip().endswith((".", "!", "?")) else ".")
+
+
+def authors(names: str) -> str:
+    """Up to four names; of more, the first and how many others. The BibTeX entry has them all."""
+    people = [name for name in names.replace(" and ", ", ").split(", ") if name]
+    return names if len(people) <= 4 else f"{people[0]} and {len(people) - 1} others"
+
+
 def environment() -> jinja2.Environment:
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -62,12 +79,14 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.globals["asset"] = lambda name: Markup((HERE / name).read_text(encoding="utf-8"))
-    env.filters["script_json"] = script_json
+    env.filters |= {"script_json": script_json, "sentence": sentence, "capital": capital, "authors": authors}
     return env
 
 
 def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
-    """Renders, then puts in videos in order while the page stays under MAX_PAGE bytes; the others are named with their folder."""
+    """Renders, then puts in videos in order while the page stays under MAX_PAGE bytes; the others are named with
+    their folder.
+    """
     for section in sections:
         if section["video_run"]:
             section["video_note"] = shown(section["video_run"].video)
@@ -134,7 +153,11 @@ def build(target: Target, source: str, results: Path) -> tuple[str, dict]:
             words=WORDS,
             page=f"reports/{target.name}.html",
             budgets=expectations(target) if not sections else [],
-            data={"target": target.name, "sections": [section_data(s) for s in sections]},
+            data={
+                "target": target.name,
+                "x": "frames" if target.task.kind == "atari" else "steps",
+                "sections": [section_data(s) for s in sections],
+            },
         )
 
     return embed_videos(sections, html), head
@@ -157,7 +180,10 @@ def write(path: Path, text: str) -> None:
 
 
 def render(name: str, source: str = "own", out: Path | None = None, results: Path = Path("results")) -> Path:
-    """Writes the page of target `name` and returns its path. UserError for an unknown target, damaged results, or nothing recorded."""
+    """Writes the page of target `name` and returns its path.
+
+    UserError for an unknown target, damaged results, or nothing recorded.
+    """
     text, head = build(load_target(name), source, results)
     out = out or Path("reports") / f"{name}.html"
     write(out, text)

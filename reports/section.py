@@ -51,8 +51,8 @@ def verdict_of(task, finished: Sequence[Run]) -> Verdict:
     if differences(list(finished)):
         return state(
             "not_averaged",
-            "These seeds come from different code, dependencies, ROM or settings, so they are shown one by one and never averaged. "
-            "What differs stands below.",
+            "These seeds come from different code, dependencies, ROM or settings, so they are shown one by one and not "
+            "averaged. What differs stands below.",
         )
     return decide(
         [run.evaluation["score"] for run in finished],
@@ -129,7 +129,10 @@ def reference_lines(task) -> list[Line]:
 
 
 def charts_of(task, runs: Sequence[Run], section: str, average: bool) -> list[Chart]:
-    """The main curve and the small ones, for those columns that hold numbers. `average`: draw the finished seeds' mean as well."""
+    """The main curve and the small ones, for those columns that hold numbers.
+
+    `average`: draw the finished seeds' mean as well.
+    """
 
     def name(run: Run) -> str:
         return f"seed {run.seed}" + ("" if run.state == "finished" else f" ({run.state})")
@@ -156,11 +159,17 @@ def charts_of(task, runs: Sequence[Run], section: str, average: bool) -> list[Ch
     ]
     found = [c for c in wanted if c is not None]
     # A schedule that never moves is a constant, and those have their table.
-    return [c for c in found if not (c.id.endswith("-learning_rate") and len({y for s in c.series for y in s.ys}) == 1)]
+    return [c for c in found if not (c.id.endswith("-learning_rate") and _flat(c))]
+
+
+def _flat(chart: Chart) -> bool:
+    ys = [y for series in chart.series for y in series.ys if y is not None]
+    return max(ys) - min(ys) <= 1e-9 * max(abs(y) for y in ys)
 
 
 def resolved_for(target: Target, size: str, runs: Sequence[Run]):
-    """The settings of this size as the paper's file has them now, with the run's own differences taken as given on the command line.
+    """The settings of this size as the paper's file has them now, with the run's own differences taken as given on
+    the command line.
 
     Returns (resolved or None, notes). A recorded run may carry settings that today's code no longer has.
     """
@@ -200,9 +209,7 @@ def repeat_command(target: Target, source: str, size: str, runs: Sequence[Run]) 
     commits = {run.run["provenance"].get("commit") for run in runs if run.run} - {None, ""}
     lines = [f"git checkout {shlex.quote(commits.pop())}"] if len(commits) == 1 else []
     if source == "recorded":
-        return [f"./run snakemake {page} --config source=recorded", "", "# and to train it again:", *lines] + [
-            f"./run snakemake {page} --config {how} seeds={seeds}"
-        ]
+        lines = [f"./run snakemake {page} --config source=recorded", "", "# and to train it again:", *lines]
     return [*lines, f"./run snakemake {page} --config {how} seeds={seeds}"]
 
 
@@ -217,7 +224,8 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
         verdict = verdict_of(task, finished)
         if waiting:
             notes.append(
-                f"{len(waiting)} more seed{'s are' if len(waiting) > 1 else ' is'} not finished and not in this verdict."
+                f"{len(waiting)} more {'seeds are' if len(waiting) > 1 else 'seed is'} not finished, so not in this "
+                "verdict."
             )
     else:
         states = sorted({run.state for run in runs})
@@ -228,9 +236,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
     rows = episode_rows(finished)
     lost = sum(run.curve.not_finite for run in runs)
     if lost:
-        notes.append(
-            f"{lost} value{'s' if lost > 1 else ''} in the curves {'are' if lost > 1 else 'is'} not a finite number: gaps there."
-        )
+        notes.append(f"{lost} {'values' if lost > 1 else 'value'} in the curves: not a finite number, drawn as a gap.")
     device = next((run.run["provenance"].get("device", "cpu") for run in trained), "cpu")
     middle = None
     if finished:
@@ -240,14 +246,19 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
         middle = median if median.video else with_video[(len(with_video) - 1) // 2] if with_video else None
     video = (middle.evaluation.get("video") or {}) if middle else {}
     strip_rows = [
-        (f"seed {r['seed']}: {r['n']} episodes, {r['kind']}; mean {r['mean']}", r["css"], r["scores"]) for r in rows
+        (
+            f"seed {r['seed']}: {r['n']}{' further' if r['css'] == 'extra' else ''} episodes, mean {r['mean']}",
+            r["css"],
+            r["scores"],
+        )
+        for r in rows
     ]
     return {
         "id": ident,
         "source": source,
         "size": size,
         "size_name": size_name(size),
-        "label": f"{size_name(size)}, {'recorded' if source == 'recorded' else 'this machine'}",
+        "label": f"{size_name(size)}, {'recorded' if source == 'recorded' else 'your own'}",
         "verdict": verdict,
         "notes": [*verdict.notes, *notes],
         "finished": finished,
@@ -266,7 +277,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
         "noise": noise_sentence(rows),
         "strips": strips(
             strip_rows,
-            [(line.name, line.value, line.css) for line in reference_lines(task)],
+            [(line.name, line.value, line.css) for line in reference_lines(task) if line.css == "paper"],
             "Every evaluation episode as a dot",
         )
         if rows
@@ -298,25 +309,24 @@ def replay_check(section: dict) -> dict | None:
         }
     run = kept[0]
     result = replay_recorded(run.folder, episodes=REPLAYED)
-    replayed, same = result["replayed"], result["identical"]
-    means = f"recorded mean {format_number(result['recorded_mean'], 2)}, replayed mean {format_number(result['replayed_mean'], 2)}"
-    head = f"Checked while rendering: {replayed} recorded episodes of seed {run.seed} were played again from the recorded weights "
-    head += f"({duration(result.get('seconds'))} on {result.get('device', 'this machine')}). "
-    if same == replayed:
+    replayed, identical = result["replayed"], result["identical"]
+    recorded_mean, replayed_mean = (format_number(result[key], 2) for key in ("recorded_mean", "replayed_mean"))
+    means = f"recorded mean {recorded_mean}, replayed mean {replayed_mean}"
+    head = f"Checked while rendering: {replayed} recorded episodes of seed {run.seed} were played again "
+    head += f"from the recorded weights ({duration(result.get('seconds'))} on {result.get('device', 'this machine')}). "
+    if identical == replayed:
         return {
             **result,
             "seed": run.seed,
             "ok": True,
             "sentence": f"{head}All {replayed} gave exactly the recorded score ({means}).",
         }
-    return {
-        **result,
-        "seed": run.seed,
-        "ok": False,
-        "sentence": f"{head}{same} of {replayed} gave exactly the recorded score ({means}). Floating-point arithmetic differs between kinds of "
-        "machines, and one different action changes the rest of an episode; on the recording machine all should be equal, elsewhere the means "
-        "should agree.",
-    }
+    why = (
+        "Floating-point arithmetic differs between kinds of machines, and one different action changes the rest "
+        "of an episode; on the recording machine all should be equal, elsewhere the means should agree."
+    )
+    sentence = f"{head}{identical} of {replayed} gave exactly the recorded score ({means}). {why}"
+    return {**result, "seed": run.seed, "ok": False, "sentence": sentence}
 
 
 def section_data(section: dict) -> dict:

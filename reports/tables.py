@@ -80,7 +80,7 @@ def spread(scores: Sequence[float]) -> float | None:
 
 
 def uncertainty(verdict: Verdict, finished: Sequence[Run]) -> float | None:
-    """What our score is rounded to: half the interval over seeds or, for one seed, the standard error of its episodes."""
+    """What our score is rounded to: half the interval over seeds; for one seed, its episodes' standard error."""
     if verdict.score and verdict.score.high is not None:
         return verdict.score.high - verdict.score.mean
     scores = episode_scores(finished[0])
@@ -88,62 +88,42 @@ def uncertainty(verdict: Verdict, finished: Sequence[Run]) -> float | None:
 
 
 def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
-    """Ours, the paper's, human, random, with what each is."""
+    """Ours, the paper's, human and random play, with what each is."""
     rows = []
     human, random = value_of(task.human), value_of(task.random)
 
-    def normalised(value: float) -> str:
-        if human is None or random is None or human == random:
-            return DASH
-        return format_percent((value - random) / (human - random))
+    def add(
+        who: str, raw: float, value: str, what: str, css: str, normalised: str | None = None, interval: str = ""
+    ) -> None:
+        if normalised is None and None not in (human, random) and human != random:
+            normalised = format_percent((raw - random) / (human - random))
+        row = {"who": who, "raw": raw, "value": value, "what": what, "css": css}
+        rows.append({**row, "normalised": normalised or DASH, "interval": interval.strip()})
 
-    if verdict.score is not None:
-        u = uncertainty(verdict, finished)
-        n = len(finished)
-        what = f"mean over {seeds_in_words(n)}, 95 % interval" if n > 1 else score_is(finished[0])
-        value = score_in_words(verdict.score) if n > 1 else format_number(verdict.score.mean, decimals_for(u))
-        text = "".join(ratio_in_words(verdict.normalised)) if verdict.normalised else DASH
-        rows.append(
-            {"who": "Ours", "value": value, "raw": verdict.score.mean, "what": what, "normalised": text, "css": "ours"}
+    if verdict.score is not None and len(finished) > 1:
+        share = ratio_in_words(verdict.normalised) if verdict.normalised else ()
+        what = (
+            f"mean over {seeds_in_words(len(finished))}, 95 % interval; a seed's score is the {score_is(finished[0])}"
         )
+        add("Ours", verdict.score.mean, score_in_words(verdict.score), what, "ours", *share)
     else:
         for run in finished:
-            scores = episode_scores(run)
-            se = standard_error(spread(scores), len(scores))
-            value = format_number(run.evaluation["score"], decimals_for(se))
-            row = {
-                "who": f"Ours, seed {run.seed}",
-                "value": value,
-                "raw": run.evaluation["score"],
-                "what": score_is(run),
-            }
-            rows.append({**row, "normalised": normalised(run.evaluation["score"]), "css": "ours"})
-    for who, row, css in (
-        ("The paper", task.published, "paper"),
-        ("Human", task.human, "human"),
-        ("Random play", task.random, "random"),
-    ):
+            scores, score = episode_scores(run), run.evaluation["score"]
+            value = format_number(score, decimals_for(standard_error(spread(scores), len(scores))))
+            add("Ours" if len(finished) == 1 else f"Ours, seed {run.seed}", score, value, score_is(run), "ours")
+    for who, row in (("The paper", task.published), ("Human", task.human), ("Random play", task.random)):
         if row is None:
             continue
-        value = as_printed(row.value) + (f" ± {as_printed(row.stdev)} (sd)" if row.stdev is not None else "")
-        what = f"{row.metric}, {row.protocol}; {row.file}"
-        if css == "paper":
+        value = as_printed(row.value) + (f" ± {as_printed(row.stdev)}" if row.stdev is not None else "")
+        what = ("mean ± sd; " if row.stdev is not None else "") + f"{row.metric}, {row.protocol}; {row.file}"
+        if who == "The paper":
             n = task.protocol.published_episodes
-            if row.stdev is not None and n:
-                se = row.stdev / math.sqrt(n)
-                what += f"; standard error {format_number(se, decimals_for(se))} over its {n} episodes (between its own seeds: unknown)"
-            else:
-                what += "; its standard error is unknown"
-        rows.append(
-            {
-                "who": who,
-                "value": value,
-                "raw": row.value,
-                "what": what,
-                "normalised": normalised(row.value),
-                "css": css,
-            }
-        )
+            error = standard_error(row.stdev, n)
+            what += (
+                f"; standard error {format_number(error, decimals_for(error))} over its {n} episodes" if error else ""
+            )
+            what += " (between its own seeds: unknown)" if error else "; its standard error is unknown"
+        add(who, row.value, value, what, who.split()[-1].lower() if who != "Random play" else "random")
     return rows
 
 
@@ -185,18 +165,21 @@ def noise_sentence(rows: Sequence[dict]) -> str | None:
     if len(pairs) == 1:
         a, b = pairs[0]
         return (
-            f"How noisy that is: the {a['n']} episodes of the score average {a['mean']}, {b['n']} further ones of the same weights {b['mean']} "
-            f"(standard errors {a['se']} and {b['se']})."
+            f"How noisy that is: the {a['n']} episodes of the score average {a['mean']}, {b['n']} further ones "
+            f"of the same weights {b['mean']} (standard errors {a['se']} and {b['se']})."
         )
     gaps = [abs(a["raw_mean"] - b["raw_mean"]) for a, b in pairs]
     return (
-        f"How noisy that is: over {len(pairs)} seeds, the mean of the further episodes of the same weights differs from the score by "
-        f"{format_number(st.fmean(gaps), 2)} on average and {format_number(max(gaps), 2)} at most."
+        f"How noisy that is: over {len(pairs)} seeds, the mean of the further episodes of the same weights differs "
+        f"from the score by {format_number(st.fmean(gaps), 2)} on average and {format_number(max(gaps), 2)} at most."
     )
 
 
 def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
-    """The paper's constants beside ours; a deviation carries its reason. A task with a script of its own has none of them."""
+    """The paper's constants beside ours; a deviation carries its reason.
+
+    A task with a script of its own has none of them.
+    """
     if target.task.script != "train":
         return []
     trained = next((run.run["settings"] for run in runs if run.run), None)

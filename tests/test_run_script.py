@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parents[1] / "run"
-TOOLS = "sh awk basename cat cmp cp date df dirname env head id mv rm sed sleep true uname".split()
+TOOLS = ("sh", "awk", "cat", "cmp", "cp", "date", "df", "dirname", "env", "mv", "rm", "sed", "sleep", "true", "uname")
 
 
 def make_wheel(folder: Path, name: str, version: str) -> Path:

@@ -120,8 +120,9 @@ def test_absent_package(tmp_path, monkeypatch, capsys):
 
 def test_disabled_does_not_even_import_it(tmp_path):
     code = (
-        "import os, sys; os.environ['WANDB_MODE'] = 'disabled'; from pathlib import Path; from common import tracking\n"
-        f"t = tracking.start(Path({str(tmp_path)!r}), name='n', group='g', tags=[], config={{}}, run_id='i', history=[{{'frames': 1}}])\n"
+        "import os, sys; os.environ['WANDB_MODE'] = 'disabled'; from common import tracking\n"
+        "options = dict(name='n', group='g', tags=[], config={}, run_id='i', history=[{'frames': 1}])\n"
+        f"t = tracking.start({str(tmp_path)!r}, **options)\n"
         "t.log({'frames': 2}); t.finish(); print('wandb' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -1,0 +1,111 @@
+# train -> evaluate -> report: one page for each task of each paper in replications/.
+#
+#   snakemake reports/dqn_pong.html --config budget=smoke
+#
+# Which papers, variants and tasks there are stands in replications/*/paper.yaml; what is asked of them in config.yaml.
+
+from common.workflow import SIZES, prepare
+
+
+configfile: "config.yaml"
+
+
+flow = prepare(workflow, config)
+RUN = f"{flow.config['results']}/{{agent}}/{{task}}/{{size}}/seed{{seed}}"  # as common.papers.run_dir
+
+
+onstart:
+    flow.check_here(workflow.local_exec)
+
+
+wildcard_constraints:
+    agent="|".join(flow.agents),
+    task="|".join(flow.tasks),
+    target="|".join(flow.targets),
+    size=SIZES,
+    seed="[1-9][0-9]*",
+
+
+localrules:
+    all,
+    report,
+
+
+rule all:
+    default_target: True
+    input:
+        expand("reports/{target}.html", target=flow.config["targets"]),
+
+
+# Work in progress lies in the run's folder checkpoint/, which is no output: Snakemake deletes outputs of an interrupted
+# job. The trainer goes on from there by itself when it is started again (exit code 75: stopped by a signal, all saved).
+rule train:
+    output:
+        run=f"{RUN}/run.json",
+        curve=f"{RUN}/curve.csv",
+        episodes=f"{RUN}/episodes.csv",
+        timing=f"{RUN}/timing.csv",
+        model=f"{RUN}/model.safetensors",
+    log:
+        "logs/{agent}/{task}/{size}/seed{seed}/train.log",
+    conda:
+        "envs/train.yaml"
+    threads: 4
+    resources:
+        gpu=flow.gpus,
+        mem_mb=16000,
+        runtime="24h",
+        before=flow.before_training,  # these two are no params: another device trains nothing again
+        flags=flow.train_flags,
+    params:
+        settings=flow.settings,  # trains again when they change
+        trainer=flow.trainer,
+        starts_over=flow.starts_over,
+        results=lambda wildcards, output: Path(output.run).parents[4],
+    shell:
+        "run=$(dirname {output.run:q}); {resources.before}"
+        "python -m {params.trainer} {resources.flags} --threads {threads} --results {params.results:q}"
+        " 2>&1 | tee -i {log:q}"
+
+
+rule evaluate:
+    input:
+        run=f"{RUN}/run.json",
+        model=f"{RUN}/model.safetensors",
+    output:
+        evaluation=f"{RUN}/evaluation.json",
+        video=f"{RUN}/episode.mp4",
+    log:
+        "logs/{agent}/{task}/{size}/seed{seed}/evaluate.log",
+    conda:
+        "envs/train.yaml"
+    resources:
+        gpu=flow.gpus,
+        mem_mb=4000,
+        runtime="4h",
+        flags=f"--device {flow.config['device']}",
+    params:
+        protocol=flow.protocol,  # evaluates again when it changes
+        folder=lambda wildcards, input: Path(input.run).parent,
+    shell:
+        "python -m common.evaluation {params.folder:q} {resources.flags} 2>&1 | tee -i {log:q}"
+
+
+rule report:
+    input:
+        flow.evaluations,
+        sources=flow.page_sources,
+    output:
+        "reports/{target}.html",
+    log:
+        "logs/reports/{target}.log",
+    retries: 0
+    conda:
+        "envs/report.yaml"
+    params:
+        request=flow.page_request,  # size and seeds, or recorded: makes the page again when another is asked for
+        source=flow.config["source"],
+        results=flow.page_results,
+    shell:
+        "python -m reports.render {wildcards.target} --results {params.results:q} --source {params.source}"
+        " --out {output:q} 2>&1 | tee -i {log:q}"

@@ -1,0 +1,321 @@
+"""What the Snakefile asks: the checked configuration, the targets, and what each job needs.
+
+All problems are raised as UserError while the Snakefile is read, before any job starts.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from common import papers
+from common.devices import detect_device
+from common.errors import UserError, one_of
+from common.papers import BUDGETS, Resolved, Target
+from common.units import plural
+from common.validation import validate
+
+PAGE, SUFFIX = "reports/", ".html"
+SIZES = "smoke|hour|paper|frames-[1-9][0-9]*"
+
+
+def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with defaults filled in. The command line's text and numbers are put into type first."""
+    given = dict(config)
+    for key in ("frames", "seeds"):
+        given[key] = _whole(given.get(key))
+    for key in ("frames", "checkpoints"):
+        if given.get(key) in ("null", "none", ""):
+            given[key] = None
+    if isinstance(given.get("targets"), str):
+        given["targets"] = given["targets"].replace(",", " ").split()
+    if isinstance(given.get("targets"), list):
+        given["targets"] = [bare(target) if isinstance(target, str) else target for target in given["targets"]]
+    if type(given.get("results")) is int:
+        given["results"] = str(given["results"])  # a folder called 2024
+    if str(given.get("fresh")).lower() in ("true", "false"):
+        given["fresh"] = str(given["fresh"]).lower() == "true"
+    given = {key: value for key, value in given.items() if value is not None or key in ("frames", "checkpoints")}
+    return validate(given, "config.schema.yaml", "config.yaml or --config")
+
+
+def _whole(value: Any) -> Any:
+    """2000000 for "2000000", "2_000_000", 2e6 and "2e6" (YAML reads that as text); anything else as it came."""
+    if isinstance(value, str | float):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if number.is_integer() else value
+    return value
+
+
+def bare(target: str) -> str:
+    """ "reports/dqn_pong.html" -> "dqn_pong"."""
+    return os.path.normpath(target).removeprefix(PAGE).removesuffix(SUFFIX)
+
+
+@dataclass
+class Flow:
+    """The workflow's answers for one configuration."""
+
+    config: dict[str, Any]
+    root: Path = papers.REPLICATIONS
+    papers: dict[str, papers.Paper] = field(init=False)
+    targets: dict[str, Target] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.papers = papers.load_papers(self.root)
+        self.targets = papers.targets_of(self.papers)
+        self.config = checked_config(self.config)
+        for name in self.config["targets"]:
+            self.target(name)
+
+    # --- names ---
+
+    @cached_property
+    def agents(self) -> dict[str, Target]:
+        """ "dqn", "dqn-no_replay", ... -> one of its targets."""
+        return {target.agent: target for target in self.targets.values()}
+
+    @property
+    def tasks(self) -> list[str]:
+        return sorted({target.task for target in self.targets.values()})
+
+    def target(self, name: str) -> Target:
+        if name not in self.targets:
+            raise UserError(f"unknown target {name!r}{one_of(name, self.targets)}; pages are made as reports/NAME.html")
+        return self.targets[name]
+
+    def requested(self, words: Iterable[str]) -> list[Target]:
+        """The pages among the words of a command line; those of the configuration if there are none."""
+        found = []
+        for word in words:
+            path = os.path.relpath(word) if os.sep in word else word
+            if path.startswith(PAGE) and path.endswith(SUFFIX):
+                found.append(self.target(bare(path)))
+            elif word.removesuffix(SUFFIX) in self.targets and not Path(word).exists():
+                raise UserError(f"{word!r} is no file to make; its page is asked for as {PAGE}{bare(word)}{SUFFIX}")
+        return found or [self.target(name) for name in self.config["targets"]]
+
+    # --- sizes ---
+
+    @cached_property
+    def device(self) -> str:
+        return detect_device() if self.config["device"] == "auto" else self.config["device"]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that one training or evaluation asks for."""
+        return int(self.device == "cuda")
+
+    def size(self, target: Target) -> str:
+        if self.config["frames"]:
+            return f"frames-{self.config['frames']}"
+        task = papers.find_task(self.papers[target.paper], target.variant, target.task)[1]
+        return papers.resolve_budget(self.config["budget"], task, self.device)
+
+    @property
+    def stop_when_reached(self) -> bool:
+        """`auto` on a GPU trains at the paper's length, and no longer than the published score takes."""
+        return self.config["budget"] == "auto" and not self.config["frames"] and self.device == "cuda"
+
+    def resolved(self, target: Target, size: str) -> Resolved:
+        return papers.resolve(self.papers[target.paper], target.variant, target.task, size)
+
+    def seeds(self, target: Target, size: str) -> int:
+        if self.config["seeds"] != "auto":
+            return self.config["seeds"]
+        task = papers.find_task(self.papers[target.paper], target.variant, target.task)[1]
+        return papers.default_seeds(task, size)
+
+    # --- what jobs need ---
+
+    def run(self, wildcards: Any) -> tuple[Resolved, int]:
+        """The run that a train or evaluate job is about."""
+        agent = self.agents[wildcards.agent]
+        target = Target(agent.paper, agent.variant, wildcards.task)
+        return self.resolved(target, wildcards.size), int(wildcards.seed)
+
+    def settings(self, wildcards: Any) -> str:
+        return papers.settings_json(*self.run(wildcards))
+
+    def protocol(self, wildcards: Any) -> str:
+        return papers.protocol_json(self.run(wildcards)[0].protocol)
+
+    def trainer(self, wildcards: Any) -> str:
+        """The trainer's module and which run: `replications.dqn.train --task pong --seed 1 --budget hour`."""
+        resolved, seed = self.run(wildcards)
+        module = f"replications.{resolved.paper.name}.{resolved.task.script}"
+        variant = f" --variant {resolved.variant.name}" if resolved.variant.name else ""
+        return f"{module} --task {resolved.task.name}{variant} --seed {seed} --budget {resolved.budget}"
+
+    def train_flags(self, wildcards: Any, attempt: int) -> str:
+        """How to train, where it makes no other run: device, and when to start over or stop.
+
+        --fresh at the first attempt only: a retry goes on from what the first one saved.
+        """
+        fresh = " --fresh" if self.config["fresh"] and attempt == 1 else ""
+        stop = " --stop-when-reached" if self.stop_when_reached else ""
+        return f"--device {self.config['device']}{fresh}{stop}"
+
+    def _fresh_file(self, wildcards: Any) -> Path:
+        target = Path(self.config["results"]) / wildcards.agent / wildcards.task
+        return target / wildcards.size / f"seed{wildcards.seed}" / ".fresh"
+
+    def starts_over(self, wildcards: Any) -> int:
+        """How often the run was started over on purpose, this time included: a new number trains again."""
+        try:
+            before = int(self._fresh_file(wildcards).read_text())
+        except (OSError, ValueError):
+            before = 0
+        return before + int(self.config["fresh"])
+
+    def before_training(self, wildcards: Any) -> str:
+        """Shell text, mostly none, in which "$run" is the run's folder.
+
+        It notes that the run starts over, and puts its work in progress on another disk if one is named.
+        """
+        commands = []
+        if self.config["checkpoints"]:
+            kept = shlex.quote(
+                os.path.join(os.path.abspath(self.config["checkpoints"]), *self._fresh_file(wildcards).parts[-5:-1])
+            )
+            commands += [f'mkdir -p {kept} "$run"', f'ln -sfn {kept} "$run/checkpoint"']
+        if self.config["fresh"]:
+            commands += ['mkdir -p "$run"', f'echo {self.starts_over(wildcards)} > "$run/.fresh"']
+        return " && ".join([*commands, ""])
+
+    def evaluations(self, wildcards: Any) -> list[str]:
+        """The evaluated runs that a page needs: none where it is made from recorded ones."""
+        target = self.target(wildcards.target)
+        if self.config["source"] == "recorded":
+            return []
+        size = self.size(target)
+        folder = Path(self.config["results"]) / target.agent / target.task / size
+        return [str(folder / f"seed{seed}" / "evaluation.json") for seed in range(1, self.seeds(target, size) + 1)]
+
+    def page_results(self, wildcards: Any, input: Any) -> str:
+        """The folder of results that a page is made from; where jobs have copies of their own, the copies."""
+        own = [path for path in input if path not in set(input.sources)]
+        return str(Path(own[0]).parents[4]) if own else self.config["results"]
+
+    def page_sources(self, wildcards: Any) -> list[str]:
+        """What a page is made of beside one's own runs: the paper as data, its tables, recorded runs, the template."""
+        target, base = self.target(wildcards.target), self.root.parent
+        paper = self.papers[target.paper]
+        code = [path for path in (base / "reports").rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")]
+        files = [paper.file, *paper.tables(), *code, *self.recorded(target)]
+        return [os.path.relpath(path) for path in sorted(files)]
+
+    def recorded(self, target: Target) -> list[Path]:
+        folder = papers.recorded_dir(target.paper, target.variant, target.task, root=self.root)
+        return [path for name in ("run.json", "evaluation.json") for path in folder.glob(f"*/seed*/{name}")]
+
+    def page_request(self, wildcards: Any) -> str:
+        """What the page was asked to hold; another wish makes it anew."""
+        if self.config["source"] == "recorded":
+            return "recorded"
+        target = self.target(wildcards.target)
+        size = self.size(target)
+        return f"{size} seeds={self.seeds(target, size)}"
+
+    # --- before anything runs ---
+
+    def check(self, wanted: list[Target]) -> None:
+        """Everything about the pages wanted that can be known now."""
+        for target in wanted:
+            if self.config["source"] == "own":
+                self.resolved(target, self.size(target))
+            elif not self.recorded(target):
+                known = [name for name, other in self.targets.items() if self.recorded(other)]
+                raise UserError(
+                    f"nothing is recorded for {target.name}; recorded are: {', '.join(known) or 'none yet'}. "
+                    "Train it here instead: leave out source=recorded"
+                )
+        for key in ("results", "checkpoints"):
+            if self.config[key]:
+                _must_be_writable(key, Path(self.config[key]))
+
+    def check_here(self, jobs_run_here: bool) -> None:
+        """What must be so on this machine if jobs are about to start on it; a login node needs no GPU."""
+        if jobs_run_here and self.config["device"] == "cuda" and detect_device() != "cuda":
+            raise UserError(
+                "device: cuda: no NVIDIA GPU, or a PyTorch built without CUDA, is here; use device=cpu or auto"
+            )
+
+    def announce(self, wanted: list[Target], shown: int = 6) -> str:
+        """The first lines: which size each page gets, how long that takes, and what else there is."""
+        lines = [line for target in wanted[:shown] for line in self._announcement(target)]
+        if len(wanted) > shown:
+            lines.append(f"... and {len(wanted) - shown} more pages")
+        return "\n".join(lines)
+
+    def _announcement(self, target: Target) -> list[str]:
+        if self.config["source"] == "recorded":
+            return [f"{target.name}: from the recorded runs; nothing is trained"]
+        size = self.size(target)
+        resolved = self.resolved(target, size)
+        facts = [] if resolved.frames is None else [plural(resolved.frames, "frames")]
+        if resolved.paper_fraction is not None:
+            facts.append(f"{resolved.paper_fraction:.3g} of the paper's")
+        seeds = self.seeds(target, size)
+        facts += [f"{seeds} seed{'s' if seeds > 1 else ''}", f"on {self.device}"]
+        if self.stop_when_reached and resolved.task.published:
+            facts.append("until the published score is reached")
+        expect = papers.expectation(resolved.expect, self.device)
+        if size.startswith("frames-"):
+            expect = "a length of your own"
+        lines = [f"{target.name}: size {size} ({', '.join(facts)}): {expect}"]
+        for other in BUDGETS:
+            if other != size:
+                text = papers.expectation(self.resolved(target, other).expect, self.device)
+                lines.append(f"    --config budget={other}: {text}")
+        lines.append(
+            "    --config frames=N: a length of its own; seeds=N, device=cpu|cuda; source=recorded: our own runs"
+        )
+        return lines
+
+
+def _must_be_writable(key: str, folder: Path) -> None:
+    """By the nearest part of the path that exists; creates nothing."""
+    existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    if not existing.is_dir():
+        raise UserError(f"{key}: {folder}: {existing} is a file, not a folder; choose another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{key}: {folder} cannot be written (no permission in {existing}); choose another: --config {key}=FOLDER"
+        )
+
+
+def asked_of_snakemake(arguments: list[str]) -> list[str]:
+    """What may be targets on Snakemake's command line, which it does not tell a Snakefile: pages and bare words."""
+    values = [b for a, b in pairwise(arguments) if a not in ("--report", "--report-after-run")]
+    return [a for a in values if "=" not in a and not a.startswith("-")]
+
+
+def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
+    """What the Snakefile starts with. Problems become Snakemake's own error: one message, no traceback."""
+    from snakemake.exceptions import WorkflowError
+
+    try:
+        flow = Flow(config)
+        # the rules' `python` is the one that runs Snakemake, with or without an activated environment
+        base, path = str(flow.root.parent), str(Path(sys.executable).parent)
+        os.environ["PATH"] = os.pathsep.join([path, os.environ.get("PATH", "")])
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [base, os.environ.get("PYTHONPATH")]))
+        os.environ.setdefault("WANDB_MODE", flow.config["wandb"])
+        if workflow.is_main_process:
+            wanted = flow.requested(asked_of_snakemake(sys.argv))
+            flow.check(wanted)
+            print(flow.announce(wanted), file=sys.stderr, flush=True)
+        return flow
+    except UserError as error:
+        raise WorkflowError(str(error)) from None

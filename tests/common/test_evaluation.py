@@ -1,0 +1,126 @@
+"""Phases, final episodes, replays: with a policy that needs no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import evaluation
+from common.envs import GymEnvs
+from common.errors import UserError
+from common.evaluation import Agent, choose, episode_seeds, evaluate_run, load_weights, play_group, play_steps, replay_recorded
+from tests.training import train
+
+
+def lean(states: np.ndarray, rngs: list) -> np.ndarray:
+    """Keeps a pole up for a while: pushes to the side it falls to."""
+    return (states[:, -1, 2] + 0.5 * states[:, -1, 3] > 0).astype(np.int64)
+
+
+def test_a_phase_drops_the_last_partial_episode():
+    def scores(steps: int) -> np.ndarray:
+        envs = GymEnvs("CartPole-v1", 1, seed=3)
+        return play_steps(lambda s, r: np.zeros(len(s), np.int64), envs, 1, steps, 0.0, np.random.default_rng(0))
+
+    all_left = scores(60)
+    assert all(7 <= s <= 12 for s in all_left)
+    total = int(all_left.sum())
+    assert total <= 60 < total + 12
+    assert len(scores(total)) == len(all_left)  # ends exactly with its last step
+    assert len(scores(total - 1)) == len(all_left) - 1  # one step short: that episode is partial
+
+
+def test_epsilon_replaces_actions_at_its_rate():
+    rngs = [np.random.default_rng(i) for i in range(2000)]
+    actions = choose(lambda s, r: np.full(len(s), 7), np.zeros((2000, 1)), 0.05, rngs, 4)
+    assert 0.03 < (actions != 7).mean() < 0.07
+    assert set(actions[actions != 7]) == {0, 1, 2, 3}
+    assert (choose(lambda s, r: np.full(len(s), 7), np.zeros((2000, 1)), 0.0, rngs, 4) == 7).all()
+
+
+def test_an_episode_is_a_function_of_its_seed():
+    """The same seeds in another order, beside others, give the same episodes, whole ones."""
+    seeds = episode_seeds(1, 0, 6)
+    one = play_group(lean, GymEnvs("CartPole-v1", 6, 0), 1, seeds, 0.2)
+    two = play_group(lean, GymEnvs("CartPole-v1", 6, 99), 1, seeds[::-1], 0.2)
+    assert [e.as_row() for e in one] == [e.as_row() for e in two[::-1]]
+    assert len({e.score for e in one}) > 1
+    assert all(e.score == e.length for e in one)
+
+
+def test_episode_seeds_differ_by_run_and_do_not_depend_on_how_many_follow():
+    assert episode_seeds(1, 0, 30).tolist()[10:20] == episode_seeds(1, 10, 10).tolist()
+    assert len(set(episode_seeds(1, 0, 130).tolist()) | set(episode_seeds(2, 0, 130).tolist())) == 260
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    settings = {
+        "training_steps": 1500, "replay_start": 200, "evaluation_period": 500, "evaluation_steps": 300, "replay_capacity": 1000,
+    }  # fmt: skip
+    folder = train("dqn", "cartpole", tmp_path_factory.mktemp("cartpole"), settings)
+    evaluate_run(folder, "cpu")
+    return folder
+
+
+def test_final_evaluation_follows_the_protocol(finished):
+    result = json.loads((finished / "evaluation.json").read_text())
+    assert len(result["episodes"]) == 30
+    assert len(result["extra_episodes"]) == 100
+    assert result["score"] == pytest.approx(np.mean([e["score"] for e in result["episodes"]]))
+    assert all(0 < e["score"] <= 500 for e in result["episodes"])
+    assert len({e["seed"] for e in result["episodes"] + result["extra_episodes"]}) == 130
+    assert (finished / "episode.mp4").stat().st_size > 1000
+
+
+def test_recorded_episodes_come_out_identical_and_a_changed_score_is_noticed(finished):
+    check = replay_recorded(finished, 10, "cpu")
+    assert (check["replayed"], check["identical"]) == (10, 10)
+    assert check["replayed_mean"] == check["recorded_mean"]
+    path = finished / "evaluation.json"
+    original = path.read_text()
+    edited = json.loads(original)
+    edited["episodes"][3]["score"] += 1
+    path.write_text(json.dumps(edited))
+    assert replay_recorded(finished, 10, "cpu")["identical"] == 9
+    path.write_text(original)
+
+
+def test_weights_other_than_the_recorded_are_refused(finished, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(bytes(weights))
+    with pytest.raises(UserError, match="is not the file that"):
+        replay_recorded(copy, 10, "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100, b"\xff\xff\xff\xff\xff\xff\xff\x7f{}"])
+def test_torn_weights_are_one_clear_error(finished, tmp_path, content):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be used .*train that run again"):
+        Agent(copy, "cpu")
+
+
+@pytest.mark.parametrize(("content", "words"), [("{", "is torn"), ('{"paper": "dqn"}', "no 'variant'"), (None, "has not finished")])
+def test_torn_run_json_is_one_clear_error(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match=words):
+        evaluation.read_run(tmp_path)
+
+
+def test_weights_of_other_shapes_are_named():
+    with pytest.raises(ValueError, match=r"weight.*\(2, 3\)|\(3, 2\)"):
+        load_weights(torch.nn.Linear(2, 3, bias=False), {"weight": torch.zeros(2, 3)})

@@ -1,0 +1,256 @@
+"""A run that cannot be lost: killed, stopped, torn, changed, started twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import run as runs
+from common.errors import UserError
+from tests.training import TINY, command, open_run, start, train, wait_for
+
+PROMISED = ("model.safetensors", "curve.csv", "episodes.csv")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    return train("dqn", "breakout", tmp_path_factory.mktemp("unbroken"))
+
+
+def rows(path: Path) -> list[dict]:
+    return list(csv.DictReader(path.open()))
+
+
+def assert_same(folder: Path, unbroken: Path) -> None:
+    for name in PROMISED:
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
+    one, two = (json.loads((f / "run.json").read_text()) for f in (folder, unbroken))
+    for key in ("progress", "result", "settings", "settings_key"):  # `result` has the checksum of the replay memory
+        assert one[key] == two[key], key
+
+
+def test_a_tiny_run_reaches_every_branch(unbroken):
+    run = json.loads((unbroken / "run.json").read_text())
+    counts = run["result"]["counts"]
+    assert run["progress"]["agent_steps"] == 600
+    assert run["progress"]["frames"] == 2400
+    assert run["progress"]["updates"] == 125  # (600 - 100) / 4
+    assert run["progress"]["episodes"] >= 1
+    assert counts["target_copies"] == 3  # at 200, 400 and 600
+    assert counts["ring_wraps"] == 1  # 450 slots
+    assert counts["evaluations"] == 2
+    curve = rows(unbroken / "curve.csv")
+    assert [int(r["agent_steps"]) for r in curve] == [300, 600]
+    assert float(curve[0]["epsilon"]) == pytest.approx(1 - 0.9 * 200 / 300)
+    assert float(curve[1]["epsilon"]) == pytest.approx(0.1)
+    assert all(float(r["loss"]) > 0 for r in curve)
+    assert float(curve[0]["mean_max_q"]) != float(curve[1]["mean_max_q"])
+    assert not list((unbroken / "checkpoint").glob("step-*"))
+    assert not (unbroken / "checkpoint" / "frames.bin").exists()
+
+
+def test_another_seed_is_another_run(unbroken, tmp_path):
+    other = train("dqn", "breakout", tmp_path, seed=2)
+    assert (other / "model.safetensors").read_bytes() != (unbroken / "model.safetensors").read_bytes()
+
+
+def kill_and_resume(tmp_path: Path, unbroken: Path, kills: int, seed: int) -> None:
+    """SIGKILL at random moments: after a random share of the next second of progress, whatever is going on then."""
+    rng = random.Random(seed)
+    arguments, log = command("dqn", "breakout", tmp_path), tmp_path / "log"
+    folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
+    for _ in range(kills):
+        process = start(arguments, log)
+        began = log.stat().st_size
+        wait_for(lambda p=process, b=began: p.poll() is not None or b"agent step" in log.read_bytes()[b:], 60)
+        try:
+            process.wait(rng.uniform(0, 3))
+        except Exception:
+            process.kill()
+        process.wait()
+    assert start(arguments, log).wait(120) == 0, log.read_text()
+    assert_same(folder, unbroken)
+    assert b"resumed at agent step" in log.read_bytes()
+
+
+def test_killed_at_random_and_resumed_is_the_same(tmp_path, unbroken):
+    kill_and_resume(tmp_path, unbroken, kills=3, seed=0)
+
+
+@pytest.mark.slow
+def test_killed_fifty_times(tmp_path, unbroken):
+    kill_and_resume(tmp_path, unbroken, kills=50, seed=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_leaves(tmp_path, unbroken, number):
+    arguments, log = command("dqn", "breakout", tmp_path), tmp_path / "log"
+    process = start(arguments, log)
+    folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
+    assert wait_for(lambda: list((folder / "checkpoint").glob("step-*")))
+    process.send_signal(number)
+    assert process.wait(30) == runs.STOPPED
+    assert f"{signal.Signals(number).name}: saved at agent step" in log.read_text()
+    status = json.loads((folder / "checkpoint" / "status.json").read_text())
+    assert status["state"] == "stopped"
+    assert not (folder / "run.json").exists()
+    if number == signal.SIGTERM:
+        train("dqn", "breakout", tmp_path)
+        assert_same(folder, unbroken)
+
+
+def stop_after(steps: int):
+    """A tick that leaves the loop by an exception, as a crash would, once `steps` agent steps are done."""
+
+    class Crash(Exception):
+        pass
+
+    real = runs.Run.tick
+
+    def tick(self, at):
+        real(self, at)
+        if at.agent_steps >= steps:
+            self.checkpoints.wait()
+            raise Crash
+
+    return tick, Crash
+
+
+@pytest.fixture
+def crashed(tmp_path, monkeypatch) -> Path:
+    """A run that crashed at agent step 410, with checkpoints at 300 and 400."""
+    tick, crash = stop_after(410)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "tick", tick)
+        with pytest.raises(crash):
+            train("dqn", "breakout", tmp_path)
+    return tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
+
+
+def test_a_torn_newest_checkpoint_falls_back_and_ends_the_same(crashed, unbroken, tmp_path, capsys):
+    newest, older = sorted((crashed / "checkpoint").glob("step-*"), reverse=True)
+    content = (newest / "state.safetensors").read_bytes()
+    (newest / "state.safetensors").write_bytes(content[: len(content) // 2])
+    train("dqn", "breakout", tmp_path)
+    out = capsys.readouterr().out
+    assert f"{newest.name} is torn" in out
+    assert f"resumed at agent step {int(older.name[5:])}" in out
+    assert_same(crashed, unbroken)
+
+
+def test_a_missing_frames_file_is_one_clear_error(crashed, tmp_path):
+    (crashed / "checkpoint" / "frames.bin").unlink()
+    with pytest.raises(UserError, match=r"frames\.bin.*--fresh"):
+        train("dqn", "breakout", tmp_path)
+    assert len(list((crashed / "checkpoint").glob("step-*"))) == 2
+
+
+def test_fresh_puts_aside_and_deletes_nothing(crashed, unbroken, tmp_path):
+    train("dqn", "breakout", tmp_path, fresh=True)
+    assert_same(crashed, unbroken)
+    assert len(list((crashed / "checkpoint" / "stale-1").glob("step-*"))) == 2
+
+
+def test_changed_settings_never_resume(crashed, tmp_path, capsys):
+    train("dqn", "breakout", tmp_path, TINY | {"discount": 0.5})
+    out = capsys.readouterr().out
+    assert "the settings changed since" in out
+    assert "resumed" not in out
+    assert len(list((crashed / "checkpoint" / "stale-1").glob("step-*"))) == 2
+
+
+def test_changed_code_never_resumes_silently(crashed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "code_fingerprint", lambda _: "0" * 64)
+    train("dqn", "breakout", tmp_path)
+    out = capsys.readouterr().out
+    assert "the code changed since" in out
+    assert "resumed" not in out
+
+
+def test_a_finished_run_writes_its_outputs_again(unbroken, tmp_path, capsys):
+    folder = train("dqn", "breakout", tmp_path)
+    for name in runs.OUTPUTS:
+        (folder / name).unlink()
+    train("dqn", "breakout", tmp_path)
+    assert_same(folder, unbroken)
+    assert capsys.readouterr().out.count("done:") == 1  # trained once
+
+
+def test_the_second_of_two_waits_for_the_first(tmp_path):
+    arguments, log = command("dqn", "breakout", tmp_path), tmp_path / "one"
+    first = start(arguments, log)
+    folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
+    assert wait_for(lambda: (folder / "checkpoint" / "live" / "curve.csv").exists())
+    second = start(arguments, tmp_path / "two")
+    assert first.wait(60) == 0
+    assert second.wait(60) == 0
+    text = (tmp_path / "two").read_text()
+    assert f"in use by process {first.pid}" in text
+    assert "finished already" in text
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    with pytest.raises(UserError, match=r"the loss became (nan|inf) by agent step \d+.*last good checkpoint is kept: .*step-"):
+        train("dqn", "breakout", tmp_path, TINY | {"learning_rate": 1e30})
+    folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
+    newest = max((folder / "checkpoint").glob("step-*"))
+    from common.checkpoint import Checkpoints
+
+    state = Checkpoints(folder / "checkpoint", json.loads((newest / "manifest.json").read_text())["key"]).load()[0]
+    assert all(np.isfinite(w).all() for w in state["q"].values())
+
+
+def test_a_read_only_results_folder_is_one_clear_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"cannot be written \(Permission denied\); choose another --results"):
+        open_run("dqn", "breakout", tmp_path, TINY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "pogn"], ["pogn", "pong"]),
+        (["--task", "pong", "--budget", "huge"], ["huge", "smoke"]),
+        (["--task", "pong", "--variant", "no_reply"], ["no_reply", "no_replay"]),
+        (["--task", "pong", "--seed", "-1"], ["-1", "0 or more"]),
+        ([], ["--task", "pong"]),
+    ],
+)
+def test_a_bad_command_line_names_value_and_what_is_allowed(arguments, words):
+    from replications.dqn.train import Config
+
+    with pytest.raises(UserError) as error:
+        runs.parse("dqn", Config, arguments)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_cuda_without_a_device_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="--device cpu"):
+        runs.pick_device("cuda")
+
+
+def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
+    for name in ("replications/dqn", "common"):
+        (tmp_path / name).mkdir(parents=True)
+    for path in ["replications/dqn/train.py", *(f"common/{name}.py" for name in runs.CODE)]:
+        (tmp_path / path).write_text((runs.ROOT / path).read_text())
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    before = runs.code_fingerprint("dqn")
+    script = tmp_path / "replications/dqn/train.py"
+    text = script.read_text()
+    script.write_text("# a comment\n" + text.replace('"""Equation 2', '"""Changed words; equation 2'))
+    assert runs.code_fingerprint("dqn") == before
+    script.write_text(text.replace("reduction=\"sum\"", "reduction=\"mean\""))
+    assert runs.code_fingerprint("dqn") != before

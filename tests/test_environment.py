@@ -1,0 +1,157 @@
+"""uv.lock is the one source of versions; requirements.txt and the conda files say the same."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+CONDA_FILES = ("environment.yml", "envs/train.yaml", "envs/report.yaml")
+# conda's names where they are not PyPI's
+CONDA = {"pytorch": "torch", "py-opencv": "opencv-python-headless", "snakemake-minimal": "snakemake"}
+# torch's CUDA packages, which torch's own pins bring where its CUDA build is installed
+ACCELERATOR = re.compile(r"(nvidia|cuda)-|triton$")
+
+
+def name_of(requirement: str) -> str:
+    return re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-").replace(".", "-")
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def lock() -> dict[str, list[dict]]:
+    packages: dict[str, list[dict]] = {}
+    for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]:
+        packages.setdefault(package["name"], []).append(package)
+    return packages
+
+
+@pytest.fixture(scope="module")
+def required() -> dict[str, set[str]]:
+    """requirements.txt: versions by name (more than one where the lock forks by Python version)."""
+    versions: dict[str, set[str]] = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = re.fullmatch(r"([a-z0-9-]+)==([^ ;]+)( ; .+)?", line).groups()[:2]
+            versions.setdefault(name, set()).add(version)
+    return versions
+
+
+def reachable(lock: dict, name: str) -> set[str]:
+    """The packages that `name` needs, on any system, extras of the project itself left out."""
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        for package in lock[todo.pop()]:
+            for dependency in package.get("dependencies", []):
+                if dependency["name"] not in seen and not ACCELERATOR.match(dependency["name"]):
+                    seen.add(dependency["name"])
+                    todo.append(dependency["name"])
+    return seen
+
+
+def test_requirements_are_the_lock_version_for_version(lock, required, project):
+    wanted = reachable(lock, project["name"])
+    assert set(required) == wanted
+    assert len(wanted) > 80
+    assert required == {name: {package["version"] for package in lock[name]} for name in wanted}
+
+
+def test_requirements_serve_cpu_and_cuda(required):
+    assert [name for name in required if ACCELERATOR.match(name)] == []
+    assert "+" not in str(required["torch"])  # a local version would tie them to one build
+    assert "--" not in (ROOT / "requirements.txt").read_text()  # neither hashes nor indexes
+
+
+def test_lock_is_of_this_project(lock, project):
+    """A dependency changed in pyproject.toml and not locked again."""
+    metadata = lock[project["name"]][0]["metadata"]["requires-dist"]
+
+    def bounds(specifier: str) -> set[str]:
+        return set(filter(None, specifier.replace(" ", "").split(",")))
+
+    locked = {(d["name"], d.get("marker", "")): bounds(d.get("specifier", "")) for d in metadata}
+    declared = {(name_of(d), ""): bounds(d[len(name_of(d)) :]) for d in project["dependencies"]}
+    for extra, requirements in project["optional-dependencies"].items():
+        declared |= {(name_of(d), f"extra == '{extra}'"): bounds(d[len(name_of(d)) :]) for d in requirements}
+    assert locked == declared
+
+
+def test_lock_comes_from_pypi_alone(lock, project):
+    sources = {
+        str(package["source"]) for name, packages in lock.items() if name != project["name"] for package in packages
+    }
+    assert sources == {"{'registry': 'https://pypi.org/simple'}"}
+
+
+def test_extras_stay_out_of_requirements(required, project):
+    for requirements in project["optional-dependencies"].values():
+        assert not {name_of(r) for r in requirements} & set(required)
+
+
+def conda_versions(file: str) -> dict[str, str]:
+    """PyPI name -> version."""
+    pins = yaml.safe_load((ROOT / file).read_text())["dependencies"]
+    pairs = [re.fullmatch(r"([a-z0-9-]+)=([0-9.]+)", pin).groups() for pin in pins]
+    assert len(dict(pairs)) == len(pairs)
+    return {CONDA.get(name, name): version for name, version in pairs}
+
+
+@pytest.mark.parametrize("file", CONDA_FILES)
+def test_conda_files_agree_with_the_lock(file, required):
+    versions = conda_versions(file)
+    assert re.fullmatch(r"3\.1[1-4]", versions.pop("python"))
+    for name, version in versions.items():
+        (locked,) = required[name]
+        if name == "opencv-python-headless":
+            locked = ".".join(locked.split(".")[:3])  # its last part counts builds of the wheel
+        assert version == locked, name
+
+
+def test_conda_environment_covers_every_direct_dependency(project):
+    assert {name_of(d) for d in project["dependencies"]} == set(conda_versions("environment.yml")) - {"python"}
+
+
+@pytest.mark.parametrize("file", CONDA_FILES[1:])
+def test_rule_environments_are_parts_of_the_whole(file):
+    whole = conda_versions("environment.yml")
+    part = conda_versions(file)
+    assert part.items() <= whole.items()
+    assert {"python", "torch", "numpy", "ale-py", "safetensors", "pyyaml", "jsonschema"} <= set(part)
+
+
+@pytest.mark.parametrize(
+    ("file", "folders"),
+    [("envs/train.yaml", ["common", "replications"]), ("envs/report.yaml", ["reports"])],
+)
+def test_rule_environments_hold_what_the_code_imports(file, folders):
+    pypi = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "ale_py": "ale-py", "markupsafe": "jinja2"}
+    imported = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        if path.name != "workflow.py":  # Snakemake itself runs that
+            for node in ast.walk(ast.parse(path.read_text())):
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+                imported |= {module.split(".")[0] for module in modules}
+    own = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    needed = {pypi.get(name, name) for name in imported - set(sys.stdlib_module_names) - own}
+    assert len(needed) > 1
+    assert needed <= set(conda_versions(file))
+
+
+def test_this_environment_is_the_locked_one(required):
+    """The tests run with the versions that everybody gets."""
+    from importlib.metadata import version
+
+    for name in ("numpy", "torch", "gymnasium", "ale-py", "safetensors", "snakemake", "opencv-python-headless"):
+        assert version(name).split("+")[0] in required[name], (
+            f"{name}: call ./run, which installs what requirements.txt says"
+        )

@@ -1,0 +1,559 @@
+"""The Snakefile, run for real on a toy paper whose trainer, evaluation and page are a few lines each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from common import devices, papers
+from common.errors import UserError
+from common.workflow import Flow, checked_config
+from tests.toy import write_toy
+
+ROOT = Path(__file__).resolve().parent.parent
+SNAKEMAKE = Path(sys.executable).parent / "snakemake"
+
+# A trainer with the contract of the real one: a counter is saved as it goes, outputs are written at the end.
+TOY_RUN = """
+import argparse, json, os, signal, sys, time
+from pathlib import Path
+
+sys.path.insert(0, os.getcwd())
+from common import papers
+from common.errors import UserError, run_main
+
+
+def main():
+    run_main(train)
+
+
+def train():
+    parser = argparse.ArgumentParser()
+    for name in ("task", "variant", "budget", "device", "results"):
+        parser.add_argument("--" + name)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--stop-when-reached", action="store_true")
+    a = parser.parse_args()
+    resolved = papers.resolve("toy", a.variant, a.task, a.budget)
+    if Path("fail").exists():
+        raise UserError("the toy was told to fail")
+    if Path("crash_once").exists():
+        Path("crash_once").unlink()
+        sys.exit(7)
+    folder = papers.run_dir("toy", a.variant, a.task, a.budget, a.seed, a.results)
+    work = folder / "checkpoint"
+    work.mkdir(parents=True, exist_ok=True)
+    saved = work / "count"
+    if a.fresh:
+        saved.unlink(missing_ok=True)
+    count = int(saved.read_text()) if saved.exists() else 0
+    began = "resumed at" if count else "started at"
+    print(began, count, "device", a.device, "wandb", os.environ["WANDB_MODE"], flush=True)
+    stop = []
+    signal.signal(signal.SIGINT, lambda *_: stop.append(1))
+    while count < 20:
+        count += 1
+        saved.write_text(str(count))
+        time.sleep(0.25 if Path("slow").exists() else 0)
+        if stop:
+            print("saved at", count, flush=True)
+            os._exit(75)
+    for name in ("curve.csv", "episodes.csv", "timing.csv", "model.safetensors", "run.json"):
+        (folder / name).write_text(json.dumps({"trained": time.time(), **vars(a)}))
+    with open("trained", "a") as log:
+        log.write(f"{a.task} {a.budget} {a.seed} {' '.join(sys.argv[1:])}\\n")
+"""
+EVALUATION = """
+import sys
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+(folder / "evaluation.json").write_text("{}")
+(folder / "episode.mp4").write_text("")
+with open("evaluated", "a") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+"""
+RENDER = """
+import sys
+from pathlib import Path
+
+Path(sys.argv[sys.argv.index("--out") + 1]).write_text(" ".join(sys.argv[1:]))
+with open("rendered", "a") as log:
+    log.write(" ".join(sys.argv[1:]) + "\\n")
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    return write_toy(tmp_path)
+
+
+@pytest.fixture
+def repo(toy: Path) -> Path:
+    """A repository of its own, with a space in its path: this one's workflow around the toy paper."""
+    folder = toy.parent / "a repo"
+    folder.mkdir()
+    shutil.move(toy, folder / "replications")
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "profiles", folder / "profiles")
+    shutil.copytree(ROOT / "envs", folder / "envs")
+    shutil.copytree(ROOT / "common", folder / "common", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "common" / "toy_run.py").write_text(TOY_RUN)
+    (folder / "common" / "evaluation.py").write_text(EVALUATION)
+    (folder / "reports").mkdir()
+    (folder / "reports" / "__init__.py").touch()
+    (folder / "reports" / "render.py").write_text(RENDER)
+    (folder / "reports" / "page.css").write_text("a {}")
+    config = (
+        (folder / "config.yaml")
+        .read_text()
+        .replace("[dqn_pong]", "[toy_pong]")
+        .replace("budget: auto", "budget: smoke")
+    )
+    (folder / "config.yaml").write_text(config)
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Without the virtual environment on PATH: a user may call .venv/bin/snakemake without activating it."""
+    here = str(SNAKEMAKE.parent)
+    path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if part != here)
+    dropped = ("WANDB_MODE", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
+    return {**{k: v for k, v in os.environ.items() if k not in dropped}, "PATH": path, **more}
+
+
+# Importing Snakemake takes longer than all else in these tests: one process imports it, and forks for each call.
+SERVER = """
+import json, os, sys
+import snakemake.cli, snakemake.dag, snakemake.persistence, snakemake.scheduling.job_scheduler, snakemake.workflow
+
+for line in sys.stdin:
+    call = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        os.chdir(call["folder"])
+        os.environ.clear()
+        os.environ.update(call["env"])
+        for stream, path in ((0, os.devnull), (1, call["log"]), (2, call["log"])):
+            os.dup2(os.open(path, os.O_RDONLY if stream == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        sys.argv = ["snakemake", *call["arguments"]]
+        code = 0
+        try:
+            snakemake.cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            code = 99
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    yield process
+    process.stdin.close()
+    process.wait(10)
+
+
+@pytest.fixture
+def snakemake(server, tmp_path):
+    """Calls Snakemake in a folder, expects its exit code, returns what it printed."""
+
+    def call(folder: Path, *arguments: str, code: int = 0, **env: str) -> str:
+        log = tmp_path / "printed"
+        log.unlink(missing_ok=True)
+        what = {"folder": str(folder), "arguments": arguments, "env": environment(**env), "log": str(log)}
+        server.stdin.write(json.dumps(what) + "\n")
+        server.stdin.flush()
+        ended, printed = int(server.stdout.readline()), log.read_text()
+        assert ended == code, printed
+        return printed
+
+    return call
+
+
+def lines(repo: Path, name: str) -> list[str]:
+    path = repo / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+# --- whole runs ---
+
+
+def test_from_nothing_to_a_page_and_what_runs_again_when(repo, snakemake):
+    output = snakemake(repo)  # no flag, no target: what config.yaml lists
+    assert output.index(
+        "toy_pong: size smoke (400 frames, 0.002 of the paper's, 1 seed, on cpu): a second"
+    ) < output.index("rule train")
+    assert "--config budget=hour: an hour" in output
+    run = repo / "results/toy/pong/smoke/seed1"
+    assert {p.name for p in run.iterdir()} >= {
+        "run.json",
+        "curve.csv",
+        "model.safetensors",
+        "evaluation.json",
+        "episode.mp4",
+    }
+    assert "started at 0 device auto wandb offline" in (repo / "logs/toy/pong/smoke/seed1/train.log").read_text()
+    assert lines(repo, "rendered") == ["toy_pong --results results --source own --out reports/toy_pong.html"]
+
+    assert "Nothing to be done" in snakemake(repo, "reports/toy_pong.html")
+
+    # one more seed: only that one is trained; the page is made anew
+    snakemake(repo, "reports/toy_pong.html", "--config", "seeds=2")
+    assert [line.split()[:3] for line in lines(repo, "trained")] == [["pong", "smoke", "1"], ["pong", "smoke", "2"]]
+    assert len(lines(repo, "rendered")) == 2
+
+    # another length, another device: nothing is trained again for the device alone; code is no reason at all
+    (repo / "replications/toy/train.py").write_text("# a comment\n" + (repo / "replications/toy/train.py").read_text())
+    snakemake(repo, "reports/toy_pong.html", "--config", "frames=40", "device=cpu")
+    assert [line.split()[1] for line in lines(repo, "trained")] == ["smoke", "smoke", "frames-40"]
+    assert "--device cpu" in lines(repo, "evaluated")[-1]
+    assert (repo / "results/toy/pong/frames-40/seed1/evaluation.json").exists()
+
+    # a setting: trained again, evaluated again, rendered again
+    paper = repo / "replications/toy/paper.yaml"
+    paper.write_text(paper.read_text().replace("{training_steps: 100,", "{training_steps: 200,"))
+    snakemake(repo)
+    assert [line.split()[1] for line in lines(repo, "trained")] == ["smoke", "smoke", "frames-40", "smoke"]
+
+    # the style sheet: rendered only
+    counts = [len(lines(repo, name)) for name in ("trained", "evaluated", "rendered")]
+    time.sleep(0.01)
+    (repo / "reports/page.css").write_text("b {}")
+    snakemake(repo)
+    assert [len(lines(repo, name)) for name in ("trained", "evaluated", "rendered")] == [*counts[:2], counts[2] + 1]
+
+    # start over: forced although all is there, and without the flag all is well again
+    snakemake(repo, "reports/toy_pong.html", "--config", "fresh=true")
+    assert lines(repo, "trained")[-1].split()[:3] == ["pong", "smoke", "1"]
+    assert "--fresh" in lines(repo, "trained")[-1]
+    assert "Nothing to be done" in snakemake(repo)
+
+
+def test_recorded_pages_need_no_training_and_own_ones_follow(repo, snakemake):
+    message = snakemake(repo, "reports/toy_pong.html", "--config", "source=recorded", code=1)
+    assert "nothing is recorded for toy_pong; recorded are: none yet" in message
+    folder = papers.recorded_dir("toy", None, "pong", "hour", 1, root=repo / "replications")
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    (folder / "evaluation.json").write_text("{}")
+    snakemake(repo, "reports/toy_pong.html", "--config", "source=recorded")
+    assert lines(repo, "trained") == []
+    assert lines(repo, "rendered") == ["toy_pong --results results --source recorded --out reports/toy_pong.html"]
+    snakemake(repo, "reports/toy_pong.html")
+    assert len(lines(repo, "trained")) == 1
+    assert "--source own" in lines(repo, "rendered")[-1]
+    snakemake(repo, "reports/toy_pong.html", "--config", "source=recorded")
+    assert "--source recorded" in lines(repo, "rendered")[-1]
+    assert len(lines(repo, "trained")) == 1
+
+
+def test_a_failed_trainer_fails_the_workflow_and_a_crash_is_tried_again(repo, snakemake):
+    (repo / "fail").touch()
+    message = snakemake(repo, "reports/toy_pong.html", code=1)
+    assert "error: the toy was told to fail" in message  # although `tee` itself went well
+    assert "Traceback" not in message
+    assert not (repo / "reports/toy_pong.html").exists()
+    (repo / "fail").unlink()
+    (repo / "crash_once").touch()
+    snakemake(repo, "reports/toy_pong.html", "--config", "wandb=disabled", "fresh=true")
+    assert "wandb disabled" in (repo / "logs/toy/pong/smoke/seed1/train.log").read_text()
+    # the second attempt goes on from what the first one saved
+    assert "--fresh" not in lines(repo, "trained")[-1]
+
+
+def start(repo: Path, *arguments: str) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [SNAKEMAKE, *arguments],
+        cwd=repo,
+        env=environment(WANDB_MODE="disabled"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    log = repo / "logs/toy/pong/smoke/seed1/train.log"
+    log.unlink(missing_ok=True)
+    deadline = time.monotonic() + 60
+    while not (log.exists() and " at " in log.read_text()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def test_stopped_and_killed_runs_go_on(repo, snakemake):
+    (repo / "slow").touch()
+    log = repo / "logs/toy/pong/smoke/seed1/train.log"
+
+    process = start(repo, "reports/toy_pong.html")
+    time.sleep(0.6)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+    assert process.wait(30) != 0
+    assert "saved at" in log.read_text()  # `tee -i` outlives the signal
+    stopped_at = int((repo / "results/toy/pong/smoke/seed1/checkpoint/count").read_text())
+
+    process = start(repo, "reports/toy_pong.html")
+    time.sleep(0.6)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(30)
+    killed_at = int((repo / "results/toy/pong/smoke/seed1/checkpoint/count").read_text())
+    assert killed_at > stopped_at
+
+    (repo / "slow").unlink()
+    assert "--unlock" in snakemake(repo, "reports/toy_pong.html", code=1)
+    snakemake(repo, "--unlock")
+    snakemake(repo, "reports/toy_pong.html", WANDB_MODE="disabled")
+    assert f"resumed at {killed_at} device auto wandb disabled" in log.read_text()  # the variable won over config.yaml
+    assert (repo / "reports/toy_pong.html").exists()
+
+
+def test_work_in_progress_can_lie_on_another_disk(repo, snakemake):
+    snakemake(repo, "reports/toy_pong.html", "--config", "checkpoints=other disk", "results=my results")
+    link = repo / "my results/toy/pong/smoke/seed1/checkpoint"
+    assert link.is_symlink()
+    assert (repo / "other disk/toy/pong/smoke/seed1/count").read_text() == "20"
+    assert "--results my results" in lines(repo, "rendered")[0]
+
+
+# --- mistakes: one message each, before anything runs ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reports/toy_pnog.html"], "unknown target 'toy_pnog' (did you mean 'toy_pong'?)"),
+        (["toy_pong"], "its page is asked for as reports/toy_pong.html"),
+        (
+            ["reports/toy_pong.html", "--config", "budget=hours"],
+            "budget: 'hours' is not allowed (did you mean 'hour'?)",
+        ),
+        (["reports/toy_ring.html", "--config", "frames=40"], "has no setting training_steps; use a budget"),
+    ],
+)
+def test_mistakes_on_the_command_line(repo, arguments, message, snakemake):
+    output = snakemake(repo, *arguments, code=1)
+    assert message in output
+    assert "Traceback" not in output
+    assert "rule train" not in output
+
+
+def test_a_broken_paper_is_named_by_the_workflow(repo, snakemake):
+    paper = repo / "replications/toy/paper.yaml"
+    paper.write_text(paper.read_text().replace("    published_reason: not in the paper\n", "", 1))
+    output = snakemake(repo, code=1)
+    assert "(cartpole): published: none needs a published_reason" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": 0}, "seeds: 0 is too small; at least 1"),
+        ({"seeds": "many"}, "seeds: 'many' is not allowed; 'auto' or the number of seeds"),
+        ({"seeds": True}, "seeds: true is not allowed"),
+        ({"seeds": 1.5}, "seeds: 1.5 is not allowed"),
+        ({"frames": 0}, "frames: 0 is too small; at least 1"),
+        ({"frames": -4}, "frames: -4 is too small"),
+        ({"frames": "long"}, "frames: 'long' is not a whole number"),
+        ({"sedes": 3}, "unknown key 'sedes' (did you mean 'seeds'?)"),
+        ({"device": "gpu"}, "device: 'gpu' is not allowed; there are: auto, cpu, cuda"),
+        ({"source": "mine"}, "source: 'mine' is not allowed"),
+        ({"wandb": "on"}, "wandb: 'on' is not allowed"),
+        ({"results": ""}, "results: is empty"),
+        ({"results": "a{b}"}, "results: 'a{b}' does not match"),
+        ({"fresh": "yes"}, "fresh: 'yes' is not true or false"),
+        ({"targets": []}, "targets: is empty"),
+        ({"targets": "toy pong/x"}, "targets[1]: 'pong/x' does not match"),
+    ],
+)
+def test_mistakes_in_the_configuration(given, message):
+    with pytest.raises(UserError) as caught:
+        checked_config(given)
+    assert message in str(caught.value)
+
+
+def test_the_command_lines_text_and_numbers_are_put_into_type():
+    config = checked_config(
+        {"seeds": "3", "frames": "2e6", "targets": "toy_pong,reports/toy_ring.html", "fresh": "True"}
+    )
+    assert (config["seeds"], config["frames"], config["fresh"]) == (3, 2_000_000, True)
+    assert config["targets"] == ["toy_pong", "toy_ring"]
+    assert checked_config({"frames": "null"})["frames"] is None
+    defaults = {
+        "budget": "auto",
+        "frames": None,
+        "seeds": "auto",
+        "device": "auto",
+        "source": "own",
+        "results": "results",
+    }
+    assert checked_config({}).items() >= defaults.items()
+
+
+def test_config_yaml_says_the_schemas_defaults():
+    from common.validation import load_yaml
+
+    assert load_yaml(ROOT / "config.yaml") == checked_config({})
+
+
+def test_results_that_cannot_be_written(toy, tmp_path):
+    (tmp_path / "file").touch()
+    flow = Flow({"targets": ["toy_pong"], "results": str(tmp_path / "file" / "deeper")}, toy)
+    with pytest.raises(UserError, match="is a file, not a folder; choose another"):
+        flow.check([flow.target("toy_pong")])
+    if os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        flow.config["results"] = str(tmp_path / "locked" / "deeper")
+        with pytest.raises(UserError, match="cannot be written"):
+            flow.check([flow.target("toy_pong")])
+
+
+# --- targets, sizes, devices ---
+
+
+def test_every_target_and_run_parses_in_exactly_one_way():
+    """By the alternations that the rules use, over every paper there is."""
+    import re
+
+    flow = Flow({})
+    pattern = re.compile(f"reports/(?P<target>{'|'.join(flow.targets)})\\.html")
+    runs = re.compile(
+        f"results/(?P<agent>{'|'.join(flow.agents)})/(?P<task>{'|'.join(flow.tasks)})/hour/seed1/run.json"
+    )
+    splits = {name: 0 for name in flow.targets}
+    for agent in flow.agents:
+        for task in flow.tasks:
+            name = f"{agent}_{task}"
+            if name in splits and flow.targets[name].agent == agent:
+                splits[name] += 1
+    assert set(splits.values()) == {1}
+    for name, target in flow.targets.items():
+        assert pattern.fullmatch(f"reports/{name}.html")["target"] == name
+        found = runs.fullmatch(f"results/{target.agent}/{target.task}/hour/seed1/run.json")
+        assert (found["agent"], found["task"]) == (target.agent, target.task)
+        wildcards = SimpleNamespace(agent=target.agent, task=target.task, size="smoke", seed="1")
+        assert flow.run(wildcards)[0].variant.name == (target.variant or "")
+
+
+def test_sizes_and_seeds_by_device(toy, monkeypatch):
+    def sizes(**config):
+        flow = Flow({"targets": ["toy_pong"], **config}, toy)
+        return {name: (flow.size(t), flow.seeds(t, flow.size(t))) for name, t in flow.targets.items()}, flow
+
+    monkeypatch.setattr("common.workflow.detect_device", lambda: "cpu")
+    found, flow = sizes()
+    assert found["toy_pong"] == ("hour", 1)
+    assert found["toy_cartpole"] == ("hour", 5)
+    assert found["toy_ring"] == ("paper", 10)
+    assert (flow.gpus, flow.train_flags(None, 1)) == (0, "--device auto")
+    found, flow = sizes(device="cuda")
+    assert found["toy_pong"] == ("paper", 1)
+    assert (flow.gpus, flow.train_flags(None, 1)) == (1, "--device cuda --stop-when-reached")
+    assert "until the published score is reached" in flow.announce([flow.target("toy_pong")])
+    assert "until" not in flow.announce([flow.target("toy_cartpole")])
+    with pytest.raises(UserError, match="device: cuda: no NVIDIA GPU"):
+        flow.check_here(jobs_run_here=True)
+    flow.check_here(jobs_run_here=False)  # a login node
+    found, flow = sizes(budget="smoke", device="cuda", fresh=True)
+    assert {size for size, _ in found.values()} == {"smoke"}
+    assert {seeds for _, seeds in found.values()} == {1}
+    assert [flow.train_flags(None, attempt) for attempt in (1, 2)] == ["--device cuda --fresh", "--device cuda"]
+    assert sizes(budget="paper", frames=400, seeds=3)[0]["toy_pong"] == ("frames-400", 3)  # frames win over a budget
+
+
+def test_the_gpu_is_asked_for_only_on_cuda(repo, snakemake):
+    (repo / "slow").touch()
+    output = snakemake(repo, "-n", "reports/toy_pong.html", "--config", "device=cuda", "budget=auto")
+    assert output.count("gpu=1") == 2
+    assert "--budget paper --device cuda --stop-when-reached" in output
+    assert lines(repo, "trained") == []
+
+
+def test_torch_for_cuda_is_told_by_its_version_file(monkeypatch, tmp_path):
+    (tmp_path / "__init__.py").touch()
+    monkeypatch.setattr(
+        devices.importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    )
+    for text, expected in [
+        ("cuda: Optional[str] = None\n", False),
+        ("cuda: Optional[str] = '13.0'\n", True),
+        ('cuda = "12.6"\n', True),
+        ("cuda_x = '1'\n", False),
+    ]:
+        (tmp_path / "version.py").write_text(text)
+        assert devices.torch_has_cuda() is expected
+
+
+def test_each_training_takes_a_gpu_of_its_own(tmp_path):
+    code = """
+import os
+from common.devices import claim_gpu
+print(claim_gpu(), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+input()
+"""
+
+    def claim(visible: str) -> tuple[subprocess.Popen, str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment(CUDA_VISIBLE_DEVICES=visible, TMPDIR=str(tmp_path)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return process, process.stdout.readline().strip()
+
+    held = [claim("3,GPU-ab/1"), claim("3,GPU-ab/1"), claim("3,GPU-ab/1"), claim("5"), claim("")]
+    assert [text for _, text in held] == ["0 3", "1 GPU-ab/1", "0 3", "0 5", "None"]
+    held[0][0].communicate("\n")  # ends, and frees its GPU; the third only shared it
+    again, text = claim("3,GPU-ab/1")
+    assert text == "0 3"
+    for process in [again, *(process for process, _ in held[1:])]:
+        process.communicate("\n")
+
+
+# --- form ---
+
+
+def test_lint_and_format(snakemake):
+    assert "in a good condition" in snakemake(ROOT, "--lint")
+    subprocess.run([SNAKEMAKE.parent / "snakefmt", "--check", "Snakefile"], cwd=ROOT, check=True, capture_output=True)
+    assert len((ROOT / "Snakefile").read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("profile", sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml")))
+def test_profiles_hold_options_that_snakemake_knows(profile):
+    from snakemake.cli import get_argument_parser
+
+    from common.validation import load_yaml
+
+    known = {option.lstrip("-") for action in get_argument_parser()._actions for option in action.option_strings}
+    plugins = ("slurm-", "kubernetes-")
+    settings = load_yaml(ROOT / "profiles" / profile / "config.yaml")
+    assert [key for key in settings if key not in known and not key.startswith(plugins)] == []
+    assert settings["rerun-triggers"] == ["mtime", "input", "params"]  # `code` would train again for a comment
+    for extra in settings.get("configfile", ()):
+        checked_config(load_yaml(ROOT / extra))

@@ -1,0 +1,61 @@
+"""Tiny trainings of the real scripts, in this process or in one that can be killed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from common import papers
+from common import run as runs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Breakout: five lives and a game over within a few hundred steps; a ring that wraps, two target copies, two evaluation phases
+TINY = {
+    "training_steps": 600, "replay_capacity": 150, "replay_start": 100, "final_exploration_step": 300, "target_period": 200,
+    "evaluation_period": 300, "evaluation_steps": 250, "held_out_states": 20,
+}  # fmt: skip
+
+
+def open_run(paper: str, task: str, results: Path, overrides: dict, seed: int = 1, variant: str | None = None, **options):
+    """A `Run` that has taken its folder, and the script's module and config."""
+    resolved = papers.resolve(paper, variant, task, "smoke", overrides)
+    script = importlib.import_module(f"replications.{paper}.train")
+    run = runs.Run(resolved, seed, device="cpu", threads=runs.prepare(seed, 1), results=results)
+    finished = run.open(options.pop("fresh", False))
+    return run, script, script.Config(**resolved.settings), finished
+
+
+def train(paper: str, task: str, results: Path, overrides: dict | None = None, **options) -> Path:
+    """Trains to the end in this process; returns the run's folder."""
+    run, script, config, finished = open_run(paper, task, results, overrides if overrides is not None else TINY, **options)
+    try:
+        if not finished:
+            script.train(config, run)
+    finally:
+        run.close()
+    return run.folder
+
+
+def command(paper: str, task: str, results: Path, overrides: dict | None = None, *more: str) -> list[str]:
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in (overrides if overrides is not None else TINY).items()]
+    base = [sys.executable, "-m", f"replications.{paper}.train", "--task", task, "--budget", "smoke", "--threads", "1"]
+    return [*base, "--results", str(results), *flags, *more]
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen:
+    environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=open(log, "ab"), stderr=subprocess.STDOUT, env=environment)
+
+
+def wait_for(condition, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
