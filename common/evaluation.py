@@ -30,6 +30,7 @@ from common.errors import UserError, run_main
 Policy = Callable[[np.ndarray, list[np.random.Generator]], np.ndarray]
 
 GROUP = 10  # episodes played together
+THREADS = 1  # of PyTorch in the final evaluation, whatever the machine: another number can round differently
 
 
 @dataclass
@@ -188,6 +189,7 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
     from common.video import write_mp4
 
     folder = Path(folder)
+    torch.set_num_threads(THREADS)
     agent = Agent(folder, device)
     protocol, run = agent.protocol, agent.run
     started = time.monotonic()
@@ -238,6 +240,7 @@ def replay_recorded(folder: Path, episodes: int = 10, device: str = "auto") -> d
     folder = Path(folder)
     recorded = json.loads((folder / "evaluation.json").read_text())
     expected = recorded["episodes"][:episodes]
+    torch.set_num_threads(THREADS)
     agent = Agent(folder, device)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != recorded["weights_sha256"]:

@@ -97,7 +97,7 @@ def record(
             folder.mkdir(parents=True)
             write_trimmed(run, folder, with_weights=run is median, device=device)
         if target.exists():
-            shutil.rmtree(target)
+            os.replace(target, old)
         os.replace(new, target)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as problem:

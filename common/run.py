@@ -38,6 +38,7 @@ from safetensors.torch import save as save_tensors
 
 from common import papers
 from common.checkpoint import Checkpoints, get_state, set_state, write_file, write_json
+from common.devices import claim_gpu
 from common.envs import ReplayableEnvs, Step
 from common.errors import UserError, run_main
 from common.evaluation import Policy, play_steps
@@ -523,6 +524,9 @@ def _tuples(value: Any) -> Any:
 
 
 def pick_device(asked: str) -> str:
+    """ "cpu" or "cuda"; with several GPUs, this process gets one that no other training has."""
+    if asked != "cpu":
+        claim_gpu()
     if asked == "auto":
         asked = "cuda" if torch.cuda.is_available() else "cpu"
     if asked == "cuda" and not torch.cuda.is_available():

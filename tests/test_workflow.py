@@ -62,7 +62,7 @@ def train():
     print(began, count, "device", a.device, "wandb", os.environ["WANDB_MODE"], flush=True)
     stop = []
     signal.signal(signal.SIGINT, lambda *_: stop.append(1))
-    while count < 20:
+    while count < 20 or Path("slow").exists():
         count += 1
         saved.write_text(str(count))
         time.sleep(0.25 if Path("slow").exists() else 0)
@@ -296,7 +296,7 @@ def start(repo: Path, *arguments: str) -> subprocess.Popen:
     )
     log = repo / "logs/toy/pong/smoke/seed1/train.log"
     log.unlink(missing_ok=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a busy machine
     while not (log.exists() and " at " in log.read_text()):
         assert time.monotonic() < deadline
         assert process.poll() is None
@@ -311,7 +311,7 @@ def test_stopped_and_killed_runs_go_on(repo, snakemake):
     process = start(repo, "reports/toy_pong.html")
     time.sleep(0.6)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
-    assert process.wait(30) != 0
+    assert process.wait(120) != 0
     assert "saved at" in log.read_text()  # `tee -i` outlives the signal
     stopped_at = int((repo / "results/toy/pong/smoke/seed1/checkpoint/count").read_text())
 
@@ -344,7 +344,7 @@ def test_work_in_progress_can_lie_on_another_disk(repo, snakemake):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reports/toy_pnog.html"], "unknown target 'toy_pnog' (did you mean 'toy_pong'?)"),
+        (["reports/toy_pnog.html"], "unknown target 'toy_pnog' (did you mean 'toy_pong'"),
         (["toy_pong"], "its page is asked for as reports/toy_pong.html"),
         (
             ["reports/toy_pong.html", "--config", "budget=hours"],

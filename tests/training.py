@@ -23,7 +23,7 @@ TINY = {
 
 def open_run(paper: str, task: str, results: Path, overrides: dict, seed: int = 1, variant: str | None = None, **options):
     """A `Run` that has taken its folder, and the script's module and config."""
-    resolved = papers.resolve(paper, variant, task, "smoke", overrides)
+    resolved = papers.resolve(paper, variant, task, options.pop("budget", "smoke"), overrides)
     script = importlib.import_module(f"replications.{paper}.train")
     run = runs.Run(resolved, seed, device="cpu", threads=runs.prepare(seed, 1), results=results)
     finished = run.open(options.pop("fresh", False))

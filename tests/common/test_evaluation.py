@@ -62,7 +62,7 @@ def finished(tmp_path_factory) -> Path:
     settings = {
         "training_steps": 1500, "replay_start": 200, "evaluation_period": 500, "evaluation_steps": 300, "replay_capacity": 1000,
     }  # fmt: skip
-    folder = train("dqn", "cartpole", tmp_path_factory.mktemp("cartpole"), settings)
+    folder = train("dqn", "cartpole", tmp_path_factory.mktemp("cartpole"), settings, budget="hour")
     evaluate_run(folder, "cpu")
     return folder
 
