@@ -93,8 +93,8 @@ rule evaluate:
 
 rule report:
     input:
-        flow.evaluations,
-        sources=flow.page_sources,
+        flow.page_runs,
+        sources=lambda wildcards: [local(path) for path in flow.page_sources(wildcards)],
     output:
         "reports/{target}.html",
     log:

@@ -35,7 +35,9 @@ def check_rom(game: str) -> str:
     path = roms.get_rom_path(game) if game in roms.get_all_rom_ids() else None
     if path is None:
         near = difflib.get_close_matches(game, roms.get_all_rom_ids(), n=3) or ["pong", "breakout"]
-        raise UserError(f"no ROM for the game {game!r}; ale-py has {len(roms.get_all_rom_ids())} games, e.g. {', '.join(near)}")
+        raise UserError(
+            f"no ROM for the game {game!r}; ale-py has {len(roms.get_all_rom_ids())} games, e.g. {', '.join(near)}"
+        )
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -201,7 +203,12 @@ class NatureFrame(gymnasium.ObservationWrapper):
 
 
 def make_atari_env(
-    game: str, *, noop_max: int = 30, frame_skip: int = 4, max_frames: int | None = 18_000, render_mode: str | None = None
+    game: str,
+    *,
+    noop_max: int = 30,
+    frame_skip: int = 4,
+    max_frames: int | None = 18_000,
+    render_mode: str | None = None,
 ) -> gymnasium.Env:
     """One game as the 2015 paper sees it: observations (4, 84, 84) uint8, raw rewards, whole games.
 
@@ -210,7 +217,11 @@ def make_atari_env(
     check_rom(game)
     camel = "".join(part.capitalize() for part in game.split("_"))
     env = gymnasium.make(
-        f"ALE/{camel}-v5", frameskip=1, repeat_action_probability=0.0, full_action_space=False, render_mode=render_mode,
+        f"ALE/{camel}-v5",
+        frameskip=1,
+        repeat_action_probability=0.0,
+        full_action_space=False,
+        render_mode=render_mode,
         max_num_frames_per_episode=NO_CAP,
     )
     env = NatureFrame(MaxAndSkip(NoopStart(env, noop_max), frame_skip))

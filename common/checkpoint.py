@@ -98,7 +98,7 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def _fsync_folder(path: Path) -> None:
+def fsync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -106,14 +106,22 @@ def _fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def _unused(folder: Path, name: str) -> Path:
+    number = 1
+    while (path := folder / f"{name}-{number}").exists():
+        number += 1
+    return path
+
+
 class Checkpoints:
     """The checkpoints in one folder.
 
-    key: identifies settings and code; a checkpoint with another key is never loaded.
+    key: identifies settings and code; a checkpoint with another key is never loaded, but for those in `also`.
     """
 
     def __init__(self, folder: Path, key: str):
         self.folder, self.key = folder, key
+        self.also: set[str] = set()
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -156,12 +164,15 @@ class Checkpoints:
                 write_file(temporary / name, content)
             checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
             write_json(temporary / "manifest.json", {"key": self.key, "agent_step": step, "sha256": checksums})
-            _fsync_folder(temporary)
-            if final.exists():  # the same step again, after a stop: the old one is whole, the new one says the same
-                shutil.rmtree(final)
+            fsync_folder(temporary)
+            if final.exists() and self._is_whole(final):  # the same step again, after a stop: it says the same
+                shutil.rmtree(temporary)
+                return
+            if final.exists():
+                final.rename(_unused(self.folder, f"torn-{final.name}"))
             os.replace(temporary, final)
-            _fsync_folder(self.folder)
-            for old in self.all()[KEEP:]:
+            fsync_folder(self.folder)
+            for old in [*self.all()[KEEP:], *self.folder.glob("torn-*")]:
                 shutil.rmtree(old)
         except BaseException as failure:
             self._failure = failure
@@ -171,13 +182,17 @@ class Checkpoints:
 
         A torn one is named and skipped. Raises UserError when there are checkpoints and none is whole.
         """
-        torn = []
+        torn, bad = [], []
         for folder in self.all():
             try:
-                return self._read(folder)
+                state, logs = self._read(folder)
+                for other in bad:  # so that they do not count as checkpoints that are kept
+                    other.rename(_unused(self.folder, f"torn-{other.name}"))
+                return state, logs
             except (OSError, ValueError, KeyError, TypeError) as problem:
                 torn.append(f"{folder.name}: {problem}")
                 print(f"checkpoint {folder.name} is torn ({problem}); trying the one before it", flush=True)
+                bad.append(folder)
         if torn:
             raise UserError(
                 f"no checkpoint in {self.folder} can be read ({'; '.join(torn)}). Nothing was deleted; "
@@ -187,7 +202,7 @@ class Checkpoints:
 
     def _read(self, folder: Path) -> tuple[dict, dict[str, bytes]]:
         manifest = json.loads((folder / "manifest.json").read_text())
-        if manifest["key"] != self.key:
+        if manifest["key"] != self.key and manifest["key"] not in self.also:
             raise ValueError(f"it belongs to key {manifest['key']}, not {self.key}")
         files = {}
         for name, checksum in manifest["sha256"].items():
@@ -199,6 +214,13 @@ class Checkpoints:
         tree = json.loads(files["state.json"])
         logs = {name.removeprefix("log-"): content for name, content in files.items() if name.startswith("log-")}
         return unflatten(tree, load_tensors(files["state.safetensors"])), logs
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            self._read(folder)
+            return True
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def keys(self) -> set[str]:
         """The keys of the checkpoints here, as far as they can be read."""

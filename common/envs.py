@@ -108,9 +108,7 @@ class ReplayableEnvs:
         self.scores += rewards
         self.lengths += 1
         capped = self.lengths >= self.max_steps if self.max_steps else np.zeros(self.num_envs, dtype=bool)
-        return Step(
-            obs, rewards, game_over, life_lost, capped & ~game_over, self.scores.copy(), self.lengths.copy()
-        )
+        return Step(obs, rewards, game_over, life_lost, capped & ~game_over, self.scores.copy(), self.lengths.copy())
 
     def _explicit_seeds(self, mask: np.ndarray) -> np.ndarray:
         """One 31-bit seed per masked environment: a function of (seed, environment, episode), never of the past."""

@@ -25,6 +25,7 @@ from safetensors.torch import load as load_tensors
 from common.atari import FrameStack
 from common.checkpoint import write_json
 from common.errors import UserError, run_main
+from common.learning import make_deterministic
 
 # states (N, stack, *obs_shape) and one random generator per environment -> actions (N,) int64
 Policy = Callable[[np.ndarray, list[np.random.Generator]], np.ndarray]
@@ -85,6 +86,18 @@ def play_steps(
     return np.array(scores)
 
 
+def evaluation_phase(
+    script, config, task, policy: Policy, run_seed: int, number: int, check=lambda: None
+) -> np.ndarray:
+    """Phase `number` of a training: raw scores of the episodes that ended, in an environment of its own with a seed of its own."""
+    seed = int(np.random.SeedSequence((run_seed, 0xEA, number)).generate_state(1)[0] >> 1)
+    envs = script.make_envs(config, task, 1, seed)
+    rng = np.random.default_rng(seed)
+    scores = play_steps(policy, envs, config.stack, config.evaluation_steps, config.evaluation_epsilon, rng, check)
+    envs.close()
+    return scores
+
+
 def play_group(
     policy: Policy, envs, stack: int, seeds: np.ndarray, epsilon: float, film: int | None = None, check=lambda: None
 ) -> list[Episode]:
@@ -134,7 +147,9 @@ class Agent:
         self.folder = Path(run_dir)
         self.run = read_run(self.folder)
         r = self.run
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        self.device = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        )
         resolved = resolve(r["paper"], r["variant"], r["task"], r["budget"])
         self.protocol, self.task = resolved.protocol, resolved.task
         self.script = importlib.import_module(f"replications.{r['paper']}.train")
@@ -152,11 +167,15 @@ class Agent:
             raise UserError(f"{path} cannot be used ({problem}); train that run again") from None
 
     def _envs(self, num_envs: int, film: bool = False):
-        config = replace(self.config, noop_max=self.protocol.noop_max) if hasattr(self.config, "noop_max") else self.config
+        config = (
+            replace(self.config, noop_max=self.protocol.noop_max) if hasattr(self.config, "noop_max") else self.config
+        )
         options = {"max_frames": self.protocol.max_frames, "keep_rgb": film} if self.task.kind == "atari" else {}
         return self.script.make_envs(config, self.task, num_envs, 0, **options)
 
-    def play(self, episodes: int, first: int = 0, seed: int | None = None, film: int | None = None, check=lambda: None) -> list[Episode]:
+    def play(
+        self, episodes: int, first: int = 0, seed: int | None = None, film: int | None = None, check=lambda: None
+    ) -> list[Episode]:
         """Episodes number `first` onwards by the paper's protocol. film: keep the screens of that one (an episode number)."""
         seeds = episode_seeds(self.run["seed"] if seed is None else seed, first, episodes)
         played: list[Episode] = []
@@ -181,7 +200,9 @@ def read_run(folder: Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the run has not finished; start the same command again to go on") from None
     except (ValueError, TypeError) as problem:
-        raise UserError(f"{path} is torn ({problem}); start the training command again, it writes the file anew") from None
+        raise UserError(
+            f"{path} is torn ({problem}); start the training command again, it writes the file anew"
+        ) from None
 
 
 def evaluate_run(folder: Path, device: str = "auto") -> dict:
@@ -189,7 +210,7 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
     from common.video import write_mp4
 
     folder = Path(folder)
-    torch.set_num_threads(THREADS)
+    make_deterministic(0, THREADS)
     agent = Agent(folder, device)
     protocol, run = agent.protocol, agent.run
     started = time.monotonic()
@@ -219,6 +240,8 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
     median = int(order[(len(order) - 1) // 2])
     group = median - median % GROUP
     filmed = agent.play(min(GROUP, protocol.episodes - group), group, film=median, check=check)[median - group]
+    if filmed.as_row() != scores[median].as_row():
+        raise RuntimeError(f"filming changed episode {median}: {filmed.as_row()} instead of {scores[median].as_row()}")
     write_mp4(folder / "episode.mp4", filmed.screens, fps=15)
 
     evaluation = {
@@ -228,10 +251,12 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
         "protocol": asdict(protocol),
         "score": run["result"]["best_score"] if protocol.score == "best_phase" else float(np.mean([e.score for e in scores])),
         "episodes": [e.as_row() for e in scores], "extra_episodes": [e.as_row() for e in extra],
-        "video": {"episode": median, "score": filmed.score}, "device": str(agent.device), "seconds": round(seconds, 1),
+        "video": {"episode": median, "score": filmed.score}, "device": str(agent.device),
     }  # fmt: skip
     write_json(folder / "evaluation.json", evaluation)
-    print(f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s", flush=True)
+    print(
+        f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s", flush=True
+    )
     return evaluation
 
 
@@ -240,15 +265,20 @@ def replay_recorded(folder: Path, episodes: int = 10, device: str = "auto") -> d
     folder = Path(folder)
     recorded = json.loads((folder / "evaluation.json").read_text())
     expected = recorded["episodes"][:episodes]
-    torch.set_num_threads(THREADS)
+    make_deterministic(0, THREADS)
     agent = Agent(folder, device)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     if digest != recorded["weights_sha256"]:
-        raise UserError(f"{folder / 'model.safetensors'} is not the file that {folder / 'evaluation.json'} was made with; restore both")
+        raise UserError(
+            f"{folder / 'model.safetensors'} is not the file that {folder / 'evaluation.json'} was made with; restore both"
+        )
     started = time.monotonic()
     group = min(GROUP, len(recorded["episodes"]))
     played = agent.play(max(group, len(expected)))[: len(expected)]
-    same = sum((e.seed, e.score, e.length) == (r["seed"], r["score"], r["length"]) for e, r in zip(played, expected, strict=True))
+    same = sum(
+        (e.seed, e.score, e.length) == (r["seed"], r["score"], r["length"])
+        for e, r in zip(played, expected, strict=True)
+    )
     return {
         "replayed": len(played), "identical": same,
         "recorded_mean": float(np.mean([r["score"] for r in expected])), "replayed_mean": float(np.mean([e.score for e in played])),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
+
+import numpy as np
 import torch
 
 
@@ -28,3 +32,16 @@ def flatten_parameters(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Ten
 def crossed(period: int, before: int, after: int) -> int:
     """How many multiples of `period` lie in (before, after]: what is due when a counter moves by more than one."""
     return after // period - before // period
+
+
+def make_deterministic(seed: int, threads: int) -> None:
+    """Seeds every global generator, fixes the number of threads, and asks for deterministic kernels of full precision."""
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as on a CPU
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -13,8 +13,10 @@ overwritten by frames that come after it, so that the frames themselves need not
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +55,8 @@ class Replay:
     memory-mapped file; None keeps it in memory. device: where batches go; on CUDA a copy of the ring lives there when it fits.
     """
 
+    _small = ("actions", "rewards", "terminals", "complete", "age", "written")
+
     def __init__(
         self,
         capacity: int,
@@ -67,11 +71,13 @@ class Replay:
     ):
         self.window = capacity // num_envs
         if self.window < stack + 2:
-            raise UserError(f"a replay capacity of {capacity} is too small for {num_envs} environments: at least {(stack + 2) * num_envs}")
+            raise UserError(
+                f"a replay capacity of {capacity} is too small for {num_envs} environments: at least {(stack + 2) * num_envs}"
+            )
         self.num_envs, self.stack, self.device = num_envs, stack, torch.device(device)
         self.slots = self.window + -(-slack // num_envs)
         shape = (num_envs, self.slots, *obs_shape)
-        self.frames, self._ring_is_new = _ring(folder, shape, np.dtype(obs_dtype))
+        self.frames = _ring(folder, shape, np.dtype(obs_dtype))
         self.actions = np.zeros(shape[:2], np.uint8)
         self.rewards = np.zeros(shape[:2], np.float32)
         self.terminals = np.zeros(shape[:2], bool)
@@ -121,9 +127,13 @@ class Replay:
         self.age[envs, slot] = age
         self.complete[envs, slot] = False
         self.written[envs] += 1
-        if self._mirror is not None:
+        if self._mirror is not None and len(envs) == 1:
+            self._mirror[int(envs[0]) * self.slots + int(slot[0])].copy_(torch.from_numpy(np.ascontiguousarray(obs[0])))
+        elif self._mirror is not None:
             where = torch.from_numpy(envs * self.slots + slot).to(self.device, non_blocking=True)
-            self._mirror.index_copy_(0, where, torch.from_numpy(np.ascontiguousarray(obs)).to(self.device, non_blocking=True))
+            self._mirror.index_copy_(
+                0, where, torch.from_numpy(np.ascontiguousarray(obs)).to(self.device, non_blocking=True)
+            )
 
     # --- reading ---
 
@@ -157,9 +167,9 @@ class Replay:
 
     def newest(self, count: int) -> np.ndarray:
         """(count, 2): the latest `count` transitions that may be sampled, oldest first, for learning without a memory."""
-        positions = self.written.max() - 1 - np.arange(4 * count + 8)
-        env = np.tile(self._everyone, len(positions))
-        position = np.repeat(positions, self.num_envs)
+        back = np.repeat(np.arange(1, 4 * count + 9), self.num_envs)
+        env = np.tile(self._everyone, 4 * count + 8)
+        position = self.written[env] - back
         keep = np.flatnonzero(self.may_sample(env, position))[:count][::-1]
         return np.stack([env[keep], position[keep] % self.slots], axis=1)
 
@@ -205,27 +215,42 @@ class Replay:
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
         if self.frames.nbytes > 0.8 * free:
-            print(f"replay: {self.frames.nbytes / 1e9:.1f} GB of frames stay in main memory, the GPU has {free / 1e9:.1f} GB free")
+            print(
+                f"replay: {self.frames.nbytes / 1e9:.1f} GB of frames stay in main memory, the GPU has {free / 1e9:.1f} GB free"
+            )
             return None
-        return torch.zeros((self.num_envs * self.slots, *self.frames.shape[2:]), dtype=self.torch_dtype, device=self.device)
+        return torch.zeros(
+            (self.num_envs * self.slots, *self.frames.shape[2:]), dtype=self.torch_dtype, device=self.device
+        )
 
     # --- state ---
 
     def flush(self) -> None:
         """Forces the frames written so far onto the disk."""
         if isinstance(self.frames, np.memmap):
-            self.frames.flush()
+            if sys.platform == "linux":  # flushes mapped pages too, and lets other threads run meanwhile
+                with open(self.frames.filename, "rb") as file:
+                    os.fsync(file.fileno())
+            else:
+                self.frames.flush()
+
+    def digest(self) -> str:
+        """SHA-256 of everything in the memory, frames included."""
+        digest = hashlib.sha256()
+        for name in (*self._small, "frames"):
+            digest.update(name.encode())
+            array = getattr(self, name)
+            for row in array if array.ndim > 1 else [array]:
+                for start in range(0, len(row), 65_536):
+                    digest.update(np.ascontiguousarray(row[start : start + 65_536]).tobytes())
+        return digest.hexdigest()
 
     def state_dict(self) -> dict:
         """All but the frames, which are on disk already; with an in-memory ring, the frames too."""
-        names = ("actions", "rewards", "terminals", "complete", "age", "written")
-        state = {name: getattr(self, name).copy() for name in names}
+        state = {name: getattr(self, name).copy() for name in self._small}
         return state if isinstance(self.frames, np.memmap) else state | {"frames": self.frames.copy()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises UserError when the frames' file that the state refers to is gone."""
-        if self._ring_is_new and "frames" not in state:
-            raise UserError("frames.bin, the replay memory's frames, is missing or was cut; the run can only start over: add --fresh")
         for name, value in state.items():
             mine = getattr(self, name)
             if mine.shape != value.shape or mine.dtype != value.dtype:
@@ -237,26 +262,39 @@ class Replay:
                 self._mirror[start : start + len(chunk)] = torch.from_numpy(np.array(chunk)).to(self.device)
 
 
-def _ring(folder: Path | None, shape: tuple[int, ...], dtype: np.dtype) -> tuple[np.ndarray, bool]:
-    """The frames' ring and whether it is new. A new file has all its disk space reserved: a disk that fills up later must
-    not kill the run."""
+def _ring(folder: Path | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """The frames' ring. A new file has all its disk space reserved: a disk that fills up later must not kill the run."""
     if folder is None:
-        return np.zeros(shape, dtype), True
+        return np.zeros(shape, dtype)
     path = folder / "frames.bin"
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    new = not path.exists() or path.stat().st_size != size
-    if new:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        if free < size:
-            raise UserError(
-                f"the replay memory needs {size / 1e9:.2f} GB on disk, {path.parent} has {free / 1e9:.2f} GB free; "
-                "free some space, choose another --results folder, or a smaller --replay-capacity"
-            )
-        with open(path, "wb") as file:
+    if not path.exists():
+        _reserve(path, size)
+    elif path.stat().st_size != size:
+        raise UserError(
+            f"{path} has {path.stat().st_size:,} bytes, the replay memory needs {size:,}: it was cut or belongs to another run. "
+            "Nothing was changed; to start over, add --fresh"
+        )
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+def _reserve(path: Path, size: int) -> None:
+    message = (
+        f"the replay memory needs {size / 1e9:.2f} GB on the disk of {path.parent}, and {{}}; "
+        "free some space, choose another --results folder, or a smaller --replay-capacity"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise UserError(message.format(f"{free / 1e9:.2f} GB are free"))
+    temporary = path.with_suffix(".new")
+    try:
+        with open(temporary, "wb") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
-    return np.memmap(path, dtype=dtype, mode="r+", shape=shape), new
+        os.replace(temporary, path)
+    except OSError as problem:
+        temporary.unlink(missing_ok=True)
+        raise UserError(message.format(f"they could not be had ({problem.strerror})")) from None

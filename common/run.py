@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import csv
 import dataclasses
 import datetime
 import fcntl
 import hashlib
+import importlib
 import io
 import json
-import math
 import os
 import platform
 import random
@@ -37,16 +38,19 @@ import tyro
 from safetensors.torch import save as save_tensors
 
 from common import papers
-from common.checkpoint import Checkpoints, get_state, set_state, write_file, write_json
+from common.checkpoint import Checkpoints, fsync_folder, get_state, set_state, write_file, write_json
 from common.devices import claim_gpu
 from common.envs import ReplayableEnvs, Step
 from common.errors import UserError, run_main
-from common.evaluation import Policy, play_steps
+from common.evaluation import Policy, evaluation_phase
+from common.learning import make_deterministic
 
 ROOT = Path(__file__).resolve().parent.parent
 STOPPED = 75  # exit code after a signal: saved, start again to go on
 SAVE_EVERY = 300  # seconds
 LINE_EVERY = 10  # seconds
+CHECKPOINT_GB = 0.1  # of disk, one checkpoint of a million transitions and a Nature network; measured: 0.06
+MEMORY_GB = 1.2  # beside the frames: Python, PyTorch, network, optimiser
 LOGS = {
     "curve.csv": (
         "agent_steps", "frames", "updates", "episodes", "epsilon", "eval_score", "eval_episodes", "train_score_100", "loss",
@@ -57,7 +61,7 @@ LOGS = {
 }  # fmt: skip
 OUTPUTS = ("curve.csv", "episodes.csv", "timing.csv", "model.safetensors", "run.json")  # run.json last
 # What the numbers of a run depend on, beside the script itself. Comments and docstrings do not count.
-CODE = ("atari", "envs", "evaluation", "learning", "replay")
+CODE = ("atari", "checkpoint", "envs", "evaluation", "learning", "replay")
 
 
 class Run:
@@ -65,19 +69,24 @@ class Run:
 
     def __init__(
         self, resolved: papers.Resolved, seed: int, *, device: str, threads: int, results: Path, command: str = "",
-        stop_when_reached: bool = False,
+        stop_when_reached: bool = False, resume_changed: bool = False,
     ):  # fmt: skip
         self.resolved, self.seed, self.command, self.threads = resolved, seed, command, threads
         self.paper, self.task, self.size = resolved.paper, resolved.task, resolved.budget
         self.variant = resolved.variant.name or None
-        self.device, self.stop_when_reached = torch.device(device), stop_when_reached
+        self.device, self.stop_when_reached, self.resume_changed = (
+            torch.device(device),
+            stop_when_reached,
+            resume_changed,
+        )
         self.frames_per_step, self.settings = resolved.frames_per_agent_step, resolved.settings
         self.folder = papers.run_dir(self.paper.name, self.variant, self.task.name, self.size, seed, results)
         self.work = self.folder / "checkpoint"
         self.live = self.work / "live"
         self.settings_key = papers.settings_key(resolved, seed)
-        self.code = code_fingerprint(self.paper.name)
-        self.key = f"{self.settings_key}-{self.code[:12]}"
+        self.provenance = self._provenance()  # of the start: files may change while a run goes on
+        parts = (self.provenance[name] or "" for name in ("code_sha256", "lock_sha256", "rom_sha256"))
+        self.key = f"{self.settings_key}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
         self.checkpoints = Checkpoints(self.work, self.key)
         self.notes: list[str] = []
         self.recent: deque[float] = deque(maxlen=100)
@@ -90,7 +99,7 @@ class Run:
         self._seconds_before, self._attempts, self._evaluation_seconds, self._saves = 0.0, 1, 0.0, 0
         self._stop: int | None = None
         self._reached_in_a_row = 0
-        self._first_save = True
+        self._line_rate = 0.0
 
     # --- starting ---
 
@@ -98,14 +107,19 @@ class Run:
         """Takes the folder's lock, waiting for whoever holds it; True if the run is finished already and was written again."""
         try:
             self.live.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.work / ".lock", "a+")
+            self._lock = open(self.work / ".lock", "a+")  # noqa: SIM115 (held as long as the run)
         except OSError as problem:
-            raise UserError(f"{self.folder} cannot be written ({problem.strerror}); choose another --results folder") from None
+            raise UserError(
+                f"{self.folder} cannot be written ({problem.strerror}); choose another --results folder"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.seek(0)
-            print(f"{self.folder} is in use by process {self._lock.read().strip() or '?'}; waiting until it ends", flush=True)
+            print(
+                f"{self.folder} is in use by process {self._lock.read().strip() or '?'}; waiting until it ends",
+                flush=True,
+            )
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
@@ -113,32 +127,46 @@ class Run:
         if fresh:
             self._put_aside("--fresh was given")
         done = self._read_done()
-        if done is not None and done == self.key:
-            self._emit()
-            return True
-        found = ({done} if done else set()) | self.checkpoints.keys()
+        if done is not None and done["key"] == self.key:
+            if done.get("stopped") != "reached" or self.stop_when_reached:
+                self._emit()
+                self._clean_up()
+                return True
+            self._put_aside(
+                "the earlier run ended when it had reached the published score, and now the whole length is asked for"
+            )
+        found = ({done["key"]} if done else set()) | self.checkpoints.keys()
+        same_settings = {key for key in found if key.startswith(self.settings_key)}
         if found and self.key not in found:
-            old = sorted(found)[0]
-            what = "settings" if not any(k.startswith(self.settings_key) for k in found) else "code"
-            self._put_aside(f"the {what} changed since (key {old}, now {self.key})")
+            old = sorted(same_settings or found)[0]
+            what = "code, packages (uv.lock) or ROM" if same_settings else "settings"
+            if same_settings and self.resume_changed:
+                self.checkpoints.also = same_settings
+                self.notes.append(f"resumed on purpose although {what} changed (key {old}, now {self.key})")
+                print(self.notes[-1], flush=True)
+            else:
+                fix = "; --resume-changed goes on from a checkpoint all the same" if same_settings else ""
+                self._put_aside(f"{what} changed since (key {old}, now {self.key}){fix}")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
         return False
 
     def close(self) -> None:
-        """Lets go of the folder."""
+        """Lets go of the folder, after the checkpoint that is being written."""
+        with contextlib.suppress(UserError):
+            self.checkpoints.wait()
         for file in self._files.values():
             file.close()
         if self._lock:
             self._lock.close()
 
-    def _read_done(self) -> str | None:
+    def _read_done(self) -> dict | None:
         try:
             done = json.loads((self.work / "done" / "done.json").read_text())
             for name, checksum in done["sha256"].items():
                 if hashlib.sha256((self.work / "done" / name).read_bytes()).hexdigest() != checksum:
                     raise ValueError(f"{name} does not match its checksum")
-            return str(done["key"])
+            return {"key": str(done["key"]), "stopped": done.get("stopped")}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
@@ -154,24 +182,40 @@ class Run:
         while (aside := self.work / f"stale-{number}").exists():
             number += 1
         aside.mkdir()
-        for thing in things:
+        for thing in sorted(
+            things, key=lambda p: p.name == "frames.bin"
+        ):  # checkpoints first: none is left without frames
             thing.rename(aside / thing.name)
-        self.live.mkdir()
+        self.live.mkdir(exist_ok=True)
         print(f"starting over: {why}. The earlier run was put aside in {aside}", flush=True)
 
     def slack(self, capacity: int) -> int:
-        """Slots of the frames' ring beyond the capacity: what can be written between three checkpoints."""
+        """Slots of the frames' ring beyond the capacity: what can be written between four checkpoints."""
         return max(capacity // 10, 300)
 
     def folder_for_frames(self, envs: ReplayableEnvs) -> Path | None:
-        """Where the replay's frames go: a file for screens, memory for small observations."""
-        return self.work if envs.obs_dtype == np.uint8 else None
+        """Where the replay's frames go: a file for screens, memory for small observations.
+
+        Raises UserError when checkpoints refer to frames that are gone; a file that no checkpoint refers to is made anew.
+        """
+        if envs.obs_dtype != np.uint8:
+            return None
+        frames = self.work / "frames.bin"
+        if not self.checkpoints.all():
+            frames.unlink(missing_ok=True)
+        elif not frames.exists():
+            raise UserError(
+                f"{frames}, the replay memory's frames, is missing: this run can only start over; add --fresh"
+            )
+        return self.work
 
     def resume(self, **parts: Any) -> bool:
         """Registers everything that has state, and loads the newest whole checkpoint into it if there is one."""
         self._parts = parts
-        if "replay" in parts:
-            self._save_slots = max(self.slack(parts["replay"].window * parts["replay"].num_envs) // 3, 1)
+        replay = parts.get("replay")
+        self._slots_between = (
+            max((replay.slots - replay.window) // 4, 1) if replay is not None and self._on_disk(replay) else None
+        )
         loaded = self.checkpoints.load()
         if loaded is not None:
             state, logs = loaded
@@ -182,9 +226,10 @@ class Run:
                 torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
             random.setstate(_tuples(state["python"]))
             clock = json.loads(logs.pop("clock.json"))
+            kept = self.notes
             self._seconds_before, self._attempts = clock["seconds"], clock["attempts"] + 1
             self._evaluation_seconds, self._saves = clock["evaluation_seconds"], clock["saves"]
-            self.notes, self._reached_in_a_row = clock["notes"], state["reached_in_a_row"]
+            self.notes, self._reached_in_a_row = clock["notes"] + kept, state["reached_in_a_row"]
             now = self._machine()
             if clock["machine"] != now:
                 self.notes.append(f"resumed on {now} after {clock['machine']}: the same bytes are no longer promised")
@@ -196,22 +241,47 @@ class Run:
         for name in self._logs:
             self._open_log(name)
         self._began = self._last_line = self._last_save = time.monotonic()
-        self._steps_at_line = self._steps_at_start = self._steps_at_save = parts["at"].agent_steps
-        self._line_rate = 0.0
+        self._steps_at_line = self._steps_at_start = parts["at"].agent_steps
+        self._slots_at_save = self._slots_written()
         self._start_tracker()
         if loaded is None:
-            print(self._plan(), flush=True)
+            print(self._plan(replay), flush=True)
         return loaded is not None
 
-    def _machine(self) -> str:
-        return f"{self.device.type}, {self.threads} threads, {platform.machine()}"
+    @staticmethod
+    def _on_disk(replay: Any) -> bool:
+        return isinstance(replay.frames, np.memmap)
 
-    def _plan(self) -> str:
+    def _slots_written(self) -> int:
+        return int(self._parts["replay"].written.max()) if self._slots_between else 0
+
+    def _machine(self) -> str:
+        """What the bytes of a run depend on beside settings, code, packages and ROM."""
+        p = self.provenance
+        return f"{self.device.type}, {self.threads} threads, {p['hardware']['gpu'] or p['hardware']['cpu']}, torch {p['versions']['torch']}"
+
+    def _plan(self, replay: Any) -> str:
+        """What the run will do and need, printed before it starts."""
         steps = self.settings["training_steps"]
         text = f"{self.paper.name} {self.task.name} seed {self.seed}, size {self.size}: {steps:,} agent steps"
         if self.frames_per_step > 1:
             text += f" ({steps * self.frames_per_step:,} frames)"
-        return f"{text} on {self._machine()}; results in {self.folder}"
+        text += f" on {self._machine()}; results in {self.folder}"
+        if replay is not None and self._on_disk(replay):
+            ring, checkpoints = replay.frames.nbytes / 1e9, 2 * CHECKPOINT_GB
+            free = shutil.disk_usage(self.work).free / 1e9  # the ring's space is reserved already
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+            text += (
+                f"\nneeds {ring + checkpoints:.1f} GB of disk while it runs ({free:.0f} GB are free beyond the {ring:.1f} GB reserved) "
+                f"and up to {ring + MEMORY_GB:.1f} GB of memory (this machine has {memory:.0f} GB)"
+            )
+            if free < checkpoints:
+                raise UserError(
+                    f"{self.work} has {free:.2f} GB free, checkpoints need {checkpoints:.1f} GB; free some space or choose another --results folder"
+                )
+            if ring + MEMORY_GB > memory:
+                text += "\nwarning: the frames do not fit into memory and will be read from disk; that is slow"
+        return text
 
     def _start_tracker(self) -> None:
         from common import tracking
@@ -236,15 +306,23 @@ class Run:
             self._leave()
         if now - self._last_line >= LINE_EVERY:
             self._line(at, now)
-        written = at.agent_steps - self._steps_at_save
-        if now - self._last_save >= SAVE_EVERY or written >= getattr(self, "_save_slots", math.inf):
+        full = self._slots_between and self._slots_written() - self._slots_at_save >= self._slots_between
+        if full or now - self._last_save >= SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
-        """Copies the state of every part and writes a checkpoint in the background."""
+        """Copies the state of every part and writes a checkpoint in the background; one that failed is tried once more."""
+        try:
+            self.checkpoints.wait()
+        except UserError as problem:
+            print(f"{problem}. Trying again", flush=True)
+            self._save()
+            self.checkpoints.wait()
+        self._save()
+
+    def _save(self) -> None:
         at = self._parts["at"]
-        if "loss_sum" in self._parts:
-            self._must_be_finite(self._parts["loss_sum"], at)
+        self._all_finite()
         state = {name: get_state(part) for name, part in self._parts.items()}
         state["torch"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -259,7 +337,7 @@ class Run:
         logs = {name: bytes(text) for name, text in self._logs.items()} | {"clock.json": json.dumps(clock).encode()}
         flush = self._parts["replay"].flush if "replay" in self._parts else lambda: None
         self.checkpoints.save(at.agent_steps, state, logs, flush)
-        self._last_save, self._steps_at_save = time.monotonic(), at.agent_steps
+        self._last_save, self._slots_at_save = time.monotonic(), self._slots_written()
 
     def _leave(self) -> None:
         name = signal.Signals(self._stop).name
@@ -268,7 +346,10 @@ class Run:
         self._status("stopped", f"by {name}")
         if self.tracker:
             self.tracker.finish()
-        print(f"{name}: saved at agent step {self._parts['at'].agent_steps:,}; the same command goes on from there", flush=True)
+        print(
+            f"{name}: saved at agent step {self._parts['at'].agent_steps:,}; the same command goes on from there",
+            flush=True,
+        )
         sys.stdout.flush()
         os._exit(STOPPED)
 
@@ -277,38 +358,45 @@ class Run:
         if at.updates % 1000 < self.settings.get("num_envs", 1):
             self._must_be_finite(loss_sum, at)
 
-    def _must_be_finite(self, loss_sum: torch.Tensor, at: Any) -> None:
+    def _all_finite(self) -> None:
+        """No checkpoint and no result may hold weights that are not numbers."""
+        at = self._parts["at"]
+        for part in self._parts.values():
+            for tensor in part.parameters() if isinstance(part, torch.nn.Module) else []:
+                self._must_be_finite(tensor.detach().sum(), at, "a sum of weights")
+        if "loss_sum" in self._parts:
+            self._must_be_finite(self._parts["loss_sum"], at)
+
+    def _must_be_finite(self, loss_sum: torch.Tensor, at: Any, what: str = "the loss") -> None:
         if not bool(torch.isfinite(loss_sum).all()):
             self.checkpoints.wait()
-            self._status("failed", "the loss is not a number")
+            self._status("failed", f"{what} is not a number")
             last = [p.name for p in self.checkpoints.all()[:1]]
             raise UserError(
-                f"the loss became {float(loss_sum)} by agent step {at.agent_steps:,} (update {at.updates:,}); "
+                f"{what} became {float(loss_sum)} by agent step {at.agent_steps:,} (update {at.updates:,}); "
                 f"the last good checkpoint is kept{': ' + str(self.work / last[0]) if last else ''}. Try a smaller learning rate"
             )
 
     def evaluate(self, policy: Policy, at: Any) -> np.ndarray:
         """One evaluation phase with environments of its own; returns the raw scores of its episodes."""
-        from importlib import import_module
-
-        script = import_module(f"replications.{self.paper.name}.train")
-        config = script.Config(**self.settings)
+        script = importlib.import_module(f"replications.{self.paper.name}.train")
+        self._all_finite()
+        if time.monotonic() - self._last_save > SAVE_EVERY / 5:  # a phase can be long, and nothing is saved during it
+            self.save()
         started = time.monotonic()
-        seed = int(np.random.SeedSequence((self.seed, 0xEA, at.evaluations)).generate_state(1)[0] >> 1)
-        envs = script.make_envs(config, self.task, 1, seed)
         self._status("evaluating")
 
         def check() -> None:  # an evaluation changes nothing, so the state to save is the one before it
             if self._stop is not None:
                 self._leave()
 
-        scores = play_steps(
-            policy, envs, config.stack, config.evaluation_steps, config.evaluation_epsilon, np.random.default_rng(seed), check
-        )
-        envs.close()
+        config = script.Config(**self.settings)
+        scores = evaluation_phase(script, config, self.task, policy, self.seed, at.evaluations, check)
         self._evaluation_seconds += time.monotonic() - started
         best = self.task.published.value if self.task.published else self.task.bar
-        self._reached_in_a_row = self._reached_in_a_row + 1 if len(scores) and best is not None and scores.mean() >= best else 0
+        self._reached_in_a_row = (
+            self._reached_in_a_row + 1 if len(scores) and best is not None and scores.mean() >= best else 0
+        )
         return scores
 
     def reached(self, at: Any) -> bool:
@@ -320,7 +408,10 @@ class Run:
     def log_episodes(self, at: Any, step: Step) -> int:
         """A row for each episode that ended with this step; returns how many."""
         for k, i in enumerate(np.flatnonzero(step.done)):
-            self._append("episodes.csv", (at.episodes + 1 + k, at.agent_steps, self._frames(at), _plain(step.scores[i]), int(step.lengths[i])))
+            self._append(
+                "episodes.csv",
+                (at.episodes + 1 + k, at.agent_steps, self._frames(at), _plain(step.scores[i]), int(step.lengths[i])),
+            )
             self.recent.append(float(step.scores[i]))
         return int(step.done.sum())
 
@@ -336,17 +427,20 @@ class Run:
         if self.tracker:
             self.tracker.log({name: value for name, value in row.items() if value is not None})
         shown = f"{row['eval_score']:.2f}" if row["eval_score"] is not None else "no episode ended"
-        print(f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes", flush=True)
+        print(
+            f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes", flush=True
+        )
 
     def _append(self, name: str, row: tuple) -> None:
         line = (",".join(map(str, row)) + "\n").encode()
         self._logs[name] += line
-        self._files[name].write(line)
+        with contextlib.suppress(OSError):  # a full disk must not stop a run; the checkpoint has the log as well
+            self._files[name].write(line)
 
     def _open_log(self, name: str) -> None:
         """The live copy of a log, cut back to what the checkpoint knows."""
         (self.live / name).write_bytes(self._logs[name])
-        self._files[name] = open(self.live / name, "ab", buffering=0)
+        self._files[name] = open(self.live / name, "ab", buffering=0)  # noqa: SIM115 (closed in `close`)
 
     def _rows(self, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(io.StringIO(self._logs[name].decode())))
@@ -380,23 +474,22 @@ class Run:
             "steps_per_second": round(self._line_rate, 1), "updated": _now(), "message": message,
         }  # fmt: skip
         temporary = self.work / ".status.tmp"
-        temporary.write_text(json.dumps(status))
-        os.replace(temporary, self.work / "status.json")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(status))
+            os.replace(temporary, self.work / "status.json")
 
     # --- the end ---
 
     def finish(self, at: Any, model: torch.nn.Module, replay: Any = None) -> None:
         """Writes the outputs, keeps a copy to write them again, and deletes checkpoints and the replay's frames."""
+        self._all_finite()
         self.checkpoints.wait()
         seconds = self._seconds()
         self._append("timing.csv", (at.agent_steps, round(seconds, 2), round(self._rate(at), 1)))
         counts = {name: getattr(at, name) for name in ("target_copies", "evaluations") if hasattr(at, name)}
         if replay is not None:
             counts["ring_wraps"] = int(replay.written.min() // replay.slots)
-            digest = hashlib.sha256()
-            for name, array in sorted(replay.state_dict().items()):
-                digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-            counts["replay_sha256"] = digest.hexdigest()
+            counts["replay_sha256"] = replay.digest()
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         steps_per_second = at.agent_steps / max(seconds - self._evaluation_seconds, 1e-9)
         run = {
@@ -408,33 +501,50 @@ class Run:
                 "best_score": at.best_score, "best_agent_step": at.best_agent_step or at.agent_steps,
                 "stopped": "length" if at.agent_steps >= self.settings["training_steps"] else "reached", "counts": counts,
             },
-            "provenance": self._provenance(),
+            "provenance": self.provenance | {"finished": _now(), "notes": self.notes},
             "cost": {
                 "seconds": round(seconds, 1), "attempts": self._attempts, "steps_per_second": round(steps_per_second, 1),
                 "evaluation_seconds": round(self._evaluation_seconds, 1), "checkpoints": self._saves,
                 "peak_memory_mb": round(_peak_memory_mb()),
             },
         }  # fmt: skip
-        done = self.work / ".done.tmp"
-        shutil.rmtree(done, ignore_errors=True)
-        done.mkdir()
         files = {name: bytes(text) for name, text in self._logs.items()}
         files["model.safetensors"] = save_tensors(weights)
         files["run.json"] = (json.dumps(run, indent=1) + "\n").encode()
+        try:
+            self._write_done(files, run["result"]["stopped"])
+            self._emit()
+        except OSError as problem:
+            raise UserError(
+                f"the results cannot be written to {self.folder} ({problem.strerror}); the last checkpoint is kept. "
+                "Free some space, then start the same command again"
+            ) from problem
+        self._status("done")
+        self._clean_up()
+        if self.tracker:
+            self.tracker.finish()
+        print(
+            f"done: {self._frames(at):,} frames in {datetime.timedelta(seconds=int(seconds))}; {self.folder}",
+            flush=True,
+        )
+
+    def _write_done(self, files: dict[str, bytes], stopped: str) -> None:
+        done = self.work / ".done.tmp"
+        shutil.rmtree(done, ignore_errors=True)
+        done.mkdir()
         for name, content in files.items():
             write_file(done / name, content)
         checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        write_json(done / "done.json", {"key": self.key, "sha256": checksums})
+        write_json(done / "done.json", {"key": self.key, "stopped": stopped, "sha256": checksums})
         shutil.rmtree(self.work / "done", ignore_errors=True)
         os.replace(done, self.work / "done")
-        self._emit()
-        self._status("done")
-        for old in self.checkpoints.all():
+        fsync_folder(self.work)
+
+    def _clean_up(self) -> None:
+        """What a finished run no longer needs."""
+        for old in [*self.checkpoints.all(), *self.work.glob("torn-*")]:
             shutil.rmtree(old)
         (self.work / "frames.bin").unlink(missing_ok=True)
-        if self.tracker:
-            self.tracker.finish()
-        print(f"done: {self._frames(at):,} frames in {datetime.timedelta(seconds=int(seconds))}; {self.folder}", flush=True)
 
     def _emit(self) -> None:
         for name in OUTPUTS:
@@ -447,7 +557,7 @@ class Run:
         return {
             "commit": commit.strip() if commit else None,
             "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
-            "code_sha256": self.code,
+            "code_sha256": code_fingerprint(self.paper.name),
             "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
             "rom_sha256": _rom(self.task),
             "versions": {"python": platform.python_version()} | {n.split("-")[0].replace("ale_py", "ale_py"): version(n) for n in names},
@@ -457,7 +567,7 @@ class Run:
             },
             "device": self.device.type, "threads": self.threads,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
-            "command": self.command, "finished": _now(), "notes": self.notes,
+            "command": self.command, "started": _now(),
         }  # fmt: skip
 
 
@@ -470,10 +580,8 @@ def code_fingerprint(paper: str) -> str:
     for path in [ROOT / "replications" / paper / "train.py", *(ROOT / "common" / f"{name}.py" for name in CODE)]:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                if isinstance(body[0].value.value, str):
-                    body[0].value.value = ""
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
         digest.update(path.name.encode() + ast.dump(tree).encode())
     return digest.hexdigest()
 
@@ -488,7 +596,9 @@ def _rom(task: papers.Task) -> str | None:
 
 def _git(*arguments: str) -> str | None:
     try:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=30
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -530,28 +640,25 @@ def pick_device(asked: str) -> str:
     if asked == "auto":
         asked = "cuda" if torch.cuda.is_available() else "cpu"
     if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for, and PyTorch finds no CUDA device here; use --device cpu, or install a driver")
+        raise UserError(
+            "device cuda was asked for, and PyTorch finds no CUDA device here; use --device cpu, or install a driver"
+        )
     return asked
 
 
 def prepare(seed: int, threads: int) -> int:
-    """Seeds every generator and asks for deterministic kernels; returns the number of threads."""
+    """Makes this process deterministic; returns the number of threads (0: one per core, at most 4)."""
     threads = threads or min(os.cpu_count() or 1, 4)
-    torch.set_num_threads(threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
-    torch.backends.cudnn.benchmark = False
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    make_deterministic(seed, threads)
     return threads
 
 
 def parse(paper: str, config_class: type, arguments: list[str]) -> tuple[argparse.Namespace, papers.Resolved]:
     """The command line: which run, and any `Config` field as a flag."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m replications.{paper}.train", add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m replications.{paper}.train",
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--task", default=None, help="a task of paper.yaml, e.g. pong")
     parser.add_argument("--variant", default=None)
@@ -561,7 +668,12 @@ def parse(paper: str, config_class: type, arguments: list[str]) -> tuple[argpars
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--fresh", action="store_true", help="start over; the earlier run is put aside")
-    parser.add_argument("--stop-when-reached", action="store_true", help="end after two evaluation phases at the published score")
+    parser.add_argument(
+        "--resume-changed", action="store_true", help="go on from a checkpoint of changed code, noted on the page"
+    )
+    parser.add_argument(
+        "--stop-when-reached", action="store_true", help="end after two evaluation phases at the published score"
+    )
     known, rest = parser.parse_known_args(arguments)
     if "--help" in rest or "-h" in rest:
         parser.print_help()
@@ -589,6 +701,7 @@ def main(paper: str, config_class: type, train) -> None:
         run = Run(
             resolved, known.seed, device=known.device, threads=prepare(known.seed, known.threads), results=known.results,
             command=" ".join([f"python -m replications.{paper}.train", *sys.argv[1:]]), stop_when_reached=known.stop_when_reached,
+            resume_changed=known.resume_changed,
         )  # fmt: skip
         try:
             if run.open(known.fresh):

@@ -23,6 +23,7 @@ from common.units import plural
 from common.validation import validate
 
 PAGE, SUFFIX = "reports/", ".html"
+PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation.json", "episode.mp4")
 SIZES = "smoke|hour|paper|frames-[1-9][0-9]*"
 
 
@@ -166,14 +167,15 @@ class Flow:
         stop = " --stop-when-reached" if self.stop_when_reached else ""
         return f"--device {self.config['device']}{fresh}{stop}"
 
-    def _fresh_file(self, wildcards: Any) -> Path:
-        target = Path(self.config["results"]) / wildcards.agent / wildcards.task
-        return target / wildcards.size / f"seed{wildcards.seed}" / ".fresh"
+    def _run_dir(self, wildcards: Any) -> Path:
+        target = self.agents[wildcards.agent]
+        where = (target.paper, target.variant, wildcards.task, wildcards.size, int(wildcards.seed))
+        return papers.run_dir(*where, self.config["results"])
 
     def starts_over(self, wildcards: Any) -> int:
         """How often the run was started over on purpose, this time included: a new number trains again."""
         try:
-            before = int(self._fresh_file(wildcards).read_text())
+            before = int((self._run_dir(wildcards) / ".fresh").read_text())
         except (OSError, ValueError):
             before = 0
         return before + int(self.config["fresh"])
@@ -185,22 +187,22 @@ class Flow:
         """
         commands = []
         if self.config["checkpoints"]:
-            kept = shlex.quote(
-                os.path.join(os.path.abspath(self.config["checkpoints"]), *self._fresh_file(wildcards).parts[-5:-1])
-            )
+            parts = self._run_dir(wildcards).parts[-4:]
+            kept = shlex.quote(os.path.join(os.path.abspath(self.config["checkpoints"]), *parts))
             commands += [f'mkdir -p {kept} "$run"', f'ln -sfn {kept} "$run/checkpoint"']
         if self.config["fresh"]:
             commands += ['mkdir -p "$run"', f'echo {self.starts_over(wildcards)} > "$run/.fresh"']
         return " && ".join([*commands, ""])
 
-    def evaluations(self, wildcards: Any) -> list[str]:
-        """The evaluated runs that a page needs: none where it is made from recorded ones."""
+    def page_runs(self, wildcards: Any) -> list[str]:
+        """The files of the runs that a page needs: none where it is made from recorded ones."""
         target = self.target(wildcards.target)
         if self.config["source"] == "recorded":
             return []
-        size = self.size(target)
-        folder = Path(self.config["results"]) / target.agent / target.task / size
-        return [str(folder / f"seed{seed}" / "evaluation.json") for seed in range(1, self.seeds(target, size) + 1)]
+        size, results = self.size(target), self.config["results"]
+        seeds = range(1, self.seeds(target, size) + 1)
+        folders = [papers.run_dir(target.paper, target.variant, target.task, size, seed, results) for seed in seeds]
+        return [str(folder / name) for folder in folders for name in PAGE_FILES]
 
     def page_results(self, wildcards: Any, input: Any) -> str:
         """The folder of results that a page is made from; where jobs have copies of their own, the copies."""

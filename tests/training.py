@@ -21,18 +21,23 @@ TINY = {
 }  # fmt: skip
 
 
-def open_run(paper: str, task: str, results: Path, overrides: dict, seed: int = 1, variant: str | None = None, **options):
+def open_run(
+    paper: str, task: str, results: Path, overrides: dict, seed: int = 1, variant: str | None = None, **options
+):
     """A `Run` that has taken its folder, and the script's module and config."""
     resolved = papers.resolve(paper, variant, task, options.pop("budget", "smoke"), overrides)
     script = importlib.import_module(f"replications.{paper}.train")
-    run = runs.Run(resolved, seed, device="cpu", threads=runs.prepare(seed, 1), results=results)
-    finished = run.open(options.pop("fresh", False))
+    fresh = options.pop("fresh", False)
+    run = runs.Run(resolved, seed, device="cpu", threads=runs.prepare(seed, 1), results=results, **options)
+    finished = run.open(fresh)
     return run, script, script.Config(**resolved.settings), finished
 
 
 def train(paper: str, task: str, results: Path, overrides: dict | None = None, **options) -> Path:
     """Trains to the end in this process; returns the run's folder."""
-    run, script, config, finished = open_run(paper, task, results, overrides if overrides is not None else TINY, **options)
+    run, script, config, finished = open_run(
+        paper, task, results, overrides if overrides is not None else TINY, **options
+    )
     try:
         if not finished:
             script.train(config, run)

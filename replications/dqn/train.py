@@ -123,7 +123,9 @@ def exploration(step: int, config: Config) -> float:
     return config.initial_exploration + progress * (config.final_exploration - config.initial_exploration)
 
 
-def q_targets(rewards: torch.Tensor, next_values: torch.Tensor, terminals: torch.Tensor, discount: float) -> torch.Tensor:
+def q_targets(
+    rewards: torch.Tensor, next_values: torch.Tensor, terminals: torch.Tensor, discount: float
+) -> torch.Tensor:
     """Equation 2: y = r, or r + discount max_a' Q(s', a'; theta-) where the episode goes on.
 
     rewards (B,) float32, next_values (B, A) of the target network, terminals (B,) bool -> (B,) float32.
@@ -189,6 +191,7 @@ class Progress:
     updates: int = 0
     episodes: int = 0
     target_copies: int = 0
+    updates_logged: int = 0  # updates at the last evaluation phase
     evaluations: int = 0
     evaluation_due: bool = False
     best_score: float | None = None
@@ -243,11 +246,10 @@ def train(config: Config, run: Run) -> None:
                 best.load_state_dict(q.state_dict())
             run.log_phase(
                 at, scores, epsilon=exploration(at.agent_steps, c), learning_rate=c.learning_rate,
-                mean_max_q=mean_max_q(q, held_out), loss=float(loss_sum) / max(crossed(c.update_period, 0, c.evaluation_period), 1),
+                mean_max_q=mean_max_q(q, held_out), loss=float(loss_sum) / max(at.updates - at.updates_logged, 1),
             )  # fmt: skip
             loss_sum.zero_()
-            at.evaluations += 1
-            at.evaluation_due = False
+            at.updates_logged, at.evaluations, at.evaluation_due = at.updates, at.evaluations + 1, False
         run.tick(at)
         if at.agent_steps >= c.training_steps or run.reached(at):
             break
@@ -300,7 +302,9 @@ def greedy(q: nn.Module, device: torch.device) -> Policy:
     return policy
 
 
-def load_policy(config: Config, num_actions: int, obs_shape: tuple[int, ...], weights: dict, device: torch.device) -> Policy:
+def load_policy(
+    config: Config, num_actions: int, obs_shape: tuple[int, ...], weights: dict, device: torch.device
+) -> Policy:
     """The policy of trained weights (tensors by parameter name); raises ValueError when they do not fit the network."""
     q = make_network(config, num_actions, obs_shape).to(device)
     load_weights(q, weights)

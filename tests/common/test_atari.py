@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gymnasium
 import numpy as np
 import pytest
 
-from common.atari import AtariEnvs, FrameStack, make_atari_env, nature_frame
+from common.atari import AtariEnvs, FrameStack, MaxAndSkip, make_atari_env, nature_frame
 from common.errors import UserError
 
 
@@ -41,7 +42,7 @@ def test_vector_path_equals_the_wrappers(game):
         action = int(rng.integers(envs.num_actions))
         step = envs.step(np.array([action]))
         stack.push(step.obs)
-        obs, reward, terminated, truncated, _ = env.step(action)
+        obs, reward, terminated, _, _ = env.step(action)
         assert reward == step.rewards[0]
         assert terminated == step.game_over[0]
         score += reward
@@ -164,12 +165,27 @@ def test_luminance_and_bilinear_resize():
     assert column[1] == 0
 
 
-def test_maximum_is_taken_per_rgb_channel():
-    """Two screens whose luminance maximum differs from the maximum per channel: red and blue flicker."""
-    red, blue = np.zeros((210, 160, 3), np.uint8), np.zeros((210, 160, 3), np.uint8)
-    red[..., 0], blue[..., 2] = 255, 255
-    pooled = np.max([red, blue], axis=0)
-    assert int(nature_frame(pooled)[0, 0]) == round(0.299 * 255 + 0.114 * 255)
+class Flicker(gymnasium.Env):
+    """Screens count up; the reward of frame k is k; the third step of the game ends it when asked to."""
+
+    def __init__(self, ends_at: int | None = None):
+        self.k, self.ends_at = 0, ends_at
+
+    def step(self, action):
+        self.k += 1
+        screen = np.zeros((210, 160, 3), np.uint8)
+        screen[..., self.k % 3] = 10 * self.k
+        return screen, float(self.k), self.k == self.ends_at, False, {}
+
+
+def test_an_action_is_repeated_rewards_are_summed_and_the_maximum_is_per_channel():
+    env = MaxAndSkip(Flicker(), 4)
+    screen, reward, _, _, _ = env.step(0)
+    assert reward == 1 + 2 + 3 + 4
+    assert screen[0, 0].tolist() == [30, 40, 0]  # frames 3 and 4, each in a channel of its own
+    assert int(nature_frame(screen)[0, 0]) == round(0.299 * 30 + 0.587 * 40)
+    screen, reward, terminated, _, _ = MaxAndSkip(Flicker(ends_at=2), 4).step(0)
+    assert (reward, terminated) == (3.0, True)
 
 
 def test_unknown_game_is_named():

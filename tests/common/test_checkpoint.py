@@ -31,7 +31,13 @@ def test_round_trip_of_every_kind_of_state(tmp_path):
     expected, weight = rng.random(5), net.weight.detach().clone()
     checkpoints.wait()
     state, logs = checkpoints.load()
-    other = {"rng": np.random.default_rng(0), "net": torch.nn.Linear(3, 2), "at": Counters(), "t": torch.zeros(4), "empty": torch.zeros(0)}
+    other = {
+        "rng": np.random.default_rng(0),
+        "net": torch.nn.Linear(3, 2),
+        "at": Counters(),
+        "t": torch.zeros(4),
+        "empty": torch.zeros(0),
+    }
     for name, part in other.items():
         set_state(part, state[name])
     assert (other["rng"].random(5) == expected).all()
@@ -81,6 +87,28 @@ def test_a_torn_newest_falls_back_to_the_one_before(tmp_path, capsys, damage):
     assert "step-000000000002 is torn" in capsys.readouterr().out
 
 
+def test_torn_ones_do_not_count_as_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "k")
+    for step in (1, 9):
+        save(checkpoints, step, step)
+    (checkpoints.all()[0] / "state.json").write_text("{")
+    checkpoints.load()
+    for step in (3, 4):
+        save(checkpoints, step, step)
+    assert [p.name for p in checkpoints.all()] == ["step-000000000004", "step-000000000003"]
+
+
+def test_the_same_step_again_keeps_the_whole_one(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "k")
+    save(checkpoints, 1, 1.0)
+    before = checkpoints.all()[0].stat().st_ino
+    save(checkpoints, 1, 1.0)
+    assert checkpoints.all()[0].stat().st_ino == before
+    (checkpoints.all()[0] / "state.json").write_text("{")
+    save(checkpoints, 1, 2.0)
+    assert checkpoints.load()[0]["x"].tolist() == [2.0, 2.0, 2.0]
+
+
 def test_when_none_is_whole_nothing_is_deleted_and_the_fix_is_named(tmp_path):
     checkpoints = Checkpoints(tmp_path, "k")
     save(checkpoints, 1, 1.0)
@@ -105,7 +133,7 @@ def test_a_half_written_checkpoint_is_invisible(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path, "k")
     save(checkpoints, 1, 1.0)
     with monkeypatch.context() as patch:
-        patch.setattr("common.checkpoint._fsync_folder", lambda _: (_ for _ in ()).throw(OSError("killed here")))
+        patch.setattr("common.checkpoint.fsync_folder", lambda _: (_ for _ in ()).throw(OSError("killed here")))
         checkpoints.save(2, {"x": np.zeros(1)}, {})
         with pytest.raises(UserError, match="killed here"):
             checkpoints.wait()
@@ -120,7 +148,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_checkpoint_stays(tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         checkpoints.save(2, {"x": np.zeros(1)}, {})
-        with pytest.raises(UserError, match="No space left.*the one before it is kept"):
+        with pytest.raises(UserError, match=r"No space left.*the one before it is kept"):
             checkpoints.wait()
     assert checkpoints.load()[0]["x"].tolist() == [1.0, 1.0, 1.0]
 

@@ -9,15 +9,17 @@ def test_cartpole_cap_truncates_and_failure_ends():
     envs = GymEnvs("CartPole-v1", 2, seed=0)
     envs.reset()
     assert envs.max_steps == 500
-    for t in range(1, 30):
-        step = envs.step(np.array([1, 1]))  # pushing one way falls within a few steps
-        if step.game_over.any():
-            break
-    assert 5 < t < 15
+    step, steps = envs.step(np.array([1, 1])), 1
+    while not step.game_over.any():  # pushing one way falls within a few steps
+        step, steps = envs.step(np.array([1, 1])), steps + 1
+    assert 5 < steps < 15
     assert not step.truncated.any()
-    assert step.scores[step.game_over].tolist() == [float(t)] * int(step.game_over.sum())
-    envs.max_steps = t + 3
-    envs.restart(step.done)
+    assert step.scores[step.game_over].tolist() == [float(steps)] * int(step.game_over.sum())
+    envs.restart(np.ones(2, dtype=bool))
+    envs.max_steps = 4
+    ends = [envs.step(np.array([0, 1])) for _ in range(4)]
+    assert [bool(s.truncated.all()) for s in ends] == [False, False, False, True]
+    assert not ends[-1].game_over.any()
 
 
 def test_same_seed_same_episodes_and_other_seed_others():

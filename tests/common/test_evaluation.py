@@ -12,7 +12,16 @@ import torch
 from common import evaluation
 from common.envs import GymEnvs
 from common.errors import UserError
-from common.evaluation import Agent, choose, episode_seeds, evaluate_run, load_weights, play_group, play_steps, replay_recorded
+from common.evaluation import (
+    Agent,
+    choose,
+    episode_seeds,
+    evaluate_run,
+    load_weights,
+    play_group,
+    play_steps,
+    replay_recorded,
+)
 from tests.training import train
 
 
@@ -113,7 +122,9 @@ def test_torn_weights_are_one_clear_error(finished, tmp_path, content):
         Agent(copy, "cpu")
 
 
-@pytest.mark.parametrize(("content", "words"), [("{", "is torn"), ('{"paper": "dqn"}', "no 'variant'"), (None, "has not finished")])
+@pytest.mark.parametrize(
+    ("content", "words"), [("{", "is torn"), ('{"paper": "dqn"}', "no 'variant'"), (None, "has not finished")]
+)
 def test_torn_run_json_is_one_clear_error(tmp_path, content, words):
     if content is not None:
         (tmp_path / "run.json").write_text(content)

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from common import run as runs
+from common.checkpoint import Checkpoints
 from common.errors import UserError
 from tests.training import TINY, command, open_run, start, train, wait_for
 
@@ -146,11 +147,115 @@ def test_a_torn_newest_checkpoint_falls_back_and_ends_the_same(crashed, unbroken
     assert_same(crashed, unbroken)
 
 
-def test_a_missing_frames_file_is_one_clear_error(crashed, tmp_path):
+def test_a_missing_frames_file_is_one_clear_error_every_time(crashed, tmp_path):
+    """As the command line says it: exit code 2, no traceback, nothing made or deleted."""
     (crashed / "checkpoint" / "frames.bin").unlink()
     with pytest.raises(UserError, match=r"frames\.bin.*--fresh"):
         train("dqn", "breakout", tmp_path)
+    process = start(command("dqn", "breakout", tmp_path), tmp_path / "log")
+    assert process.wait(120) == 2
+    text = (tmp_path / "log").read_text()
+    assert text.startswith("error: ")
+    assert "--fresh" in text
+    assert "Traceback" not in text
     assert len(list((crashed / "checkpoint").glob("step-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"), [("breakout", {"num_envs": 3}), ("cartpole", {"num_envs": 2, "replay": False})]
+)
+def test_several_environments_resume_exactly_too(tmp_path, monkeypatch, task, settings):
+    if task == "cartpole":
+        tiny = {
+            "training_steps": 600,
+            "replay_start": 100,
+            "evaluation_period": 300,
+            "evaluation_steps": 100,
+        } | settings
+    else:
+        tiny = TINY | {"training_steps": 450, "evaluation_steps": 50} | settings
+    whole = train("dqn", task, tmp_path / "whole", tiny)
+    tick, crash = stop_after(333)
+    monkeypatch.setattr(runs, "SAVE_EVERY", 0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "tick", tick)
+        with pytest.raises(crash):
+            train("dqn", task, tmp_path / "broken", tiny)
+    assert_same(train("dqn", task, tmp_path / "broken", tiny), whole)
+    assert (
+        json.loads((tmp_path / "broken" / "dqn" / task / "smoke" / "seed1" / "run.json").read_text())["cost"][
+            "attempts"
+        ]
+        == 2
+    )
+
+
+def test_weights_that_are_not_numbers_are_never_saved(tmp_path, monkeypatch):
+    """Even when the loss does not show it yet: the evaluation phase clears the loss, and a save is due there."""
+    real = runs.Run.evaluate
+
+    def evaluate(self, policy, at):
+        scores = real(self, policy, at)
+        with torch.no_grad():
+            next(self._parts["q"].parameters()).fill_(float("nan"))
+        return scores
+
+    monkeypatch.setattr(runs.Run, "evaluate", evaluate)
+    with pytest.raises(UserError, match=r"a sum of weights became nan by agent step \d+.*step-"):
+        train("dqn", "breakout", tmp_path)
+    folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
+    newest = max((folder / "checkpoint").glob("step-*"))
+    key = json.loads((newest / "manifest.json").read_text())["key"]
+    state = Checkpoints(folder / "checkpoint", key).load()[0]
+    assert all(np.isfinite(w).all() for w in state["q"].values())
+
+
+def test_changed_code_resumes_on_purpose_with_a_note(crashed, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "code_fingerprint", lambda _: "0" * 64)
+    train("dqn", "breakout", tmp_path, resume_changed=True)
+    run = json.loads((crashed / "run.json").read_text())
+    assert run["cost"]["attempts"] == 2
+    assert any("resumed on purpose although code" in note for note in run["provenance"]["notes"])
+
+
+def test_a_run_that_was_cut_short_does_not_pass_for_a_whole_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runs.Run, "reached", lambda self, at: self.stop_when_reached and at.evaluations == 1)
+    folder = train("dqn", "breakout", tmp_path, stop_when_reached=True)
+    assert json.loads((folder / "run.json").read_text())["progress"]["agent_steps"] == 300
+    train("dqn", "breakout", tmp_path, stop_when_reached=True)
+    assert json.loads((folder / "run.json").read_text())["progress"]["agent_steps"] == 300
+    train("dqn", "breakout", tmp_path)
+    assert json.loads((folder / "run.json").read_text())["progress"]["agent_steps"] == 600
+    assert "now the whole length is asked for" in capsys.readouterr().out
+
+
+def test_a_disk_that_fills_up_between_checkpoints_stops_nothing(tmp_path, unbroken, monkeypatch):
+    """Live logs and the status cannot be written from some moment on; checkpoints and results still can."""
+    real = runs.os.replace
+
+    def replace(source, target):
+        if str(target).endswith("status.json"):
+            raise OSError(28, "No space left on device")
+        return real(source, target)
+
+    monkeypatch.setattr(runs.os, "replace", replace)
+    monkeypatch.setattr(runs, "LINE_EVERY", 0)
+    assert_same(train("dqn", "breakout", tmp_path), unbroken)
+
+
+def test_a_checkpoint_that_failed_once_is_written_again(tmp_path, unbroken, monkeypatch, capsys):
+    import common.checkpoint as checkpoint
+
+    real, failures = checkpoint.write_file, iter([True])
+
+    def write_file(path, content):
+        if path.name == "state.json" and next(failures, False):
+            raise OSError(28, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_file", write_file)
+    assert_same(train("dqn", "breakout", tmp_path), unbroken)
+    assert "Trying again" in capsys.readouterr().out
 
 
 def test_fresh_puts_aside_and_deletes_nothing(crashed, unbroken, tmp_path):
@@ -162,7 +267,7 @@ def test_fresh_puts_aside_and_deletes_nothing(crashed, unbroken, tmp_path):
 def test_changed_settings_never_resume(crashed, tmp_path, capsys):
     train("dqn", "breakout", tmp_path, TINY | {"discount": 0.5})
     out = capsys.readouterr().out
-    assert "the settings changed since" in out
+    assert "settings changed since" in out
     assert "resumed" not in out
     assert len(list((crashed / "checkpoint" / "stale-1").glob("step-*"))) == 2
 
@@ -171,7 +276,7 @@ def test_changed_code_never_resumes_silently(crashed, tmp_path, capsys, monkeypa
     monkeypatch.setattr(runs, "code_fingerprint", lambda _: "0" * 64)
     train("dqn", "breakout", tmp_path)
     out = capsys.readouterr().out
-    assert "the code changed since" in out
+    assert "code, packages (uv.lock) or ROM changed since" in out
     assert "resumed" not in out
 
 
@@ -199,14 +304,24 @@ def test_the_second_of_two_waits_for_the_first(tmp_path, unbroken):
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
-    with pytest.raises(UserError, match=r"the loss became (nan|inf) by agent step \d+.*last good checkpoint is kept: .*step-"):
+    with pytest.raises(
+        UserError,
+        match=r"(the loss|a sum of weights) became (nan|inf) by agent step \d+.*last good checkpoint is kept: .*step-",
+    ):
         train("dqn", "breakout", tmp_path, TINY | {"learning_rate": 1e30})
     folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
     newest = max((folder / "checkpoint").glob("step-*"))
-    from common.checkpoint import Checkpoints
-
     state = Checkpoints(folder / "checkpoint", json.loads((newest / "manifest.json").read_text())["key"]).load()[0]
     assert all(np.isfinite(w).all() for w in state["q"].values())
+
+
+def test_what_a_run_needs_is_said_and_checked_before_it_starts(tmp_path, monkeypatch, capsys):
+    train("dqn", "breakout", tmp_path / "a")
+    ring = 450 * 7056 / 1e9
+    assert f"needs {ring + 2 * runs.CHECKPOINT_GB:.1f} GB of disk" in capsys.readouterr().out
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 10_000_000})())
+    with pytest.raises(UserError, match=r"0\.01 GB free, checkpoints need 0\.2 GB"):
+        train("dqn", "breakout", tmp_path / "b")
 
 
 def test_a_read_only_results_folder_is_one_clear_error(tmp_path, monkeypatch):
@@ -254,5 +369,5 @@ def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
     text = script.read_text()
     script.write_text("# a comment\n" + text.replace('"""Equation 2', '"""Changed words; equation 2'))
     assert runs.code_fingerprint("dqn") == before
-    script.write_text(text.replace("reduction=\"sum\"", "reduction=\"mean\""))
+    script.write_text(text.replace('reduction="sum"', 'reduction="mean"'))
     assert runs.code_fingerprint("dqn") != before

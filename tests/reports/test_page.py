@@ -155,7 +155,7 @@ def write_run(
         "task": task,
         "budget": size,
         "seed": seed,
-        "settings": {"training_steps": steps, "learning_rate": 0.00025, "target_period": 10_000}
+        "settings": {"training_steps": steps, "learning_rate": 0.00025, "target_period": 10_000, "seed": seed}
         if settings is None
         else settings,
         "settings_key": "abcdef012345",

@@ -204,9 +204,19 @@ def test_no_target_and_no_replay_are_what_the_ablation_says():
     paper = load_paper("dqn")
     from common.papers import resolve
 
-    settings = {name: resolve(paper, name, "breakout", "paper").settings for name in ("both", "no_replay", "no_target", "neither")}
+    settings = {
+        name: resolve(paper, name, "breakout", "paper").settings
+        for name in ("both", "no_replay", "no_target", "neither")
+    }
     switches = {name: (s["replay"], s["target_network"]) for name, s in settings.items()}
-    assert switches == {"both": (True, True), "no_replay": (False, True), "no_target": (True, False), "neither": (False, False)}
+    assert switches == {
+        "both": (True, True),
+        "no_replay": (False, True),
+        "no_target": (True, False),
+        "neither": (False, False),
+    }
     assert all(s["training_steps"] * 4 == 10_000_000 for s in settings.values())
-    assert all(s["evaluation_period"] * 4 == 250_000 and s["evaluation_steps"] * 4 == 135_000 for s in settings.values())
+    assert all(
+        s["evaluation_period"] * 4 == 250_000 and s["evaluation_steps"] * 4 == 135_000 for s in settings.values()
+    )
     assert {f.name for f in dataclasses.fields(Config)} == set(settings["both"])
