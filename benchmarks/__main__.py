@@ -53,11 +53,14 @@ class Plan:
     training_capacity: int  # transitions; training must not reach a checkpoint or a copy while it is timed
     soak: int  # updates with a full ring
     checkpoint_steps: int  # agent steps between two checkpoints
+    limit: float  # seconds after which no further round begins
     whole: bool  # memory figures are of a million transitions, or not reported
 
 
-FULL = Plan("full", 9, 3, 1500, 320, 400, 15, 300, (1, 2, 4, 8, 16, 32, 64), 1200, 1_000_000, 200_000, 400, 2000, True)
-QUICK = Plan("quick", 3, 1, 300, 60, 100, 3, 100, (1, 4, 16), 240, 50_000, 50_000, 20, 200, False)
+FULL = Plan(
+    "full", 9, 3, 1500, 320, 400, 15, 300, (1, 2, 4, 8, 16, 32, 64), 1200, 1_000_000, 200_000, 400, 2000, 540, True
+)
+QUICK = Plan("quick", 3, 1, 300, 60, 100, 3, 100, (1, 4, 16), 240, 50_000, 50_000, 20, 200, 45, False)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Bench:
         self.scaling: list[Probe] = []
         self.at_end: list[Callable[[], None]] = []
         self.notes: list[str] = []
+        self.began = time.monotonic()
 
     def worker(self, name: str, target: str, **options: Any) -> Worker:
         """The process of that name, started when first asked for."""
@@ -99,6 +103,9 @@ class Bench:
         """Visits every probe once a round. A process that fails is left out from then on."""
         broken: set[str] = set()
         for number in range(1, rounds + 1 if probes else 1):
+            if number > 1 and time.monotonic() - self.began > self.plan.limit:
+                self.note(f"{what}: {number - 1} of {rounds} rounds, for lack of time")
+                break
             self.samples["other_load_cores"].append(machine.other_load(0.5))
             self.say(f"{what}: round {number} of {rounds}")
             for probe in probes:

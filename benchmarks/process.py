@@ -82,7 +82,7 @@ def _last_line(log: Path) -> str:
 
 
 def _run(target: str, connection: Connection, options: dict[str, Any], log: Path) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ["WANDB_MODE"] = "disabled"

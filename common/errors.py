@@ -23,7 +23,7 @@ def run_main(fn: Callable[[], object]) -> object:
 def one_of(value: object, allowed, shown: int = 12) -> str:
     """ " (did you mean 'pong'?); there are: alien, amidar, ..." for a name that is not among `allowed`."""
     names = [str(name) for name in allowed]
-    close = get_close_matches(str(value), names, n=3, cutoff=0.7)
+    close = get_close_matches(str(value), names, n=3, cutoff=0.66)
     hint = f" (did you mean {' or '.join(repr(name) for name in close)}?)" if close else ""
     more = f", ... ({len(names)} in all)" if len(names) > shown else ""
     return f"{hint}; there are: {', '.join(names[:shown]) or 'none'}{more}"

@@ -34,11 +34,11 @@ def crossed(period: int, before: int, after: int) -> int:
     return after // period - before // period
 
 
-def make_deterministic(seed: int, threads: int) -> None:
+def make_deterministic(seed: int, threads: int, deterministic: bool = True) -> None:
     """Seeds every global generator, fixes the number of threads, and asks for deterministic kernels of full precision."""
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as on a CPU

@@ -116,10 +116,7 @@ class Run:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.seek(0)
-            print(
-                f"{self.folder} is in use by process {self._lock.read().strip() or '?'}; waiting until it ends",
-                flush=True,
-            )
+            say(f"{self.folder} is in use by process {self._lock.read().strip() or '?'}; waiting until it ends")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
@@ -143,12 +140,10 @@ class Run:
             if same_settings and self.resume_changed:
                 self.checkpoints.also = same_settings
                 self.notes.append(f"resumed on purpose although {what} changed (key {old}, now {self.key})")
-                print(self.notes[-1], flush=True)
+                say(self.notes[-1])
             else:
                 fix = "; --resume-changed goes on from a checkpoint all the same" if same_settings else ""
                 self._put_aside(f"{what} changed since (key {old}, now {self.key}){fix}")
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
         return False
 
     def close(self) -> None:
@@ -187,7 +182,7 @@ class Run:
         ):  # checkpoints first: none is left without frames
             thing.rename(aside / thing.name)
         self.live.mkdir(exist_ok=True)
-        print(f"starting over: {why}. The earlier run was put aside in {aside}", flush=True)
+        say(f"starting over: {why}. The earlier run was put aside in {aside}")
 
     def slack(self, capacity: int) -> int:
         """Slots of the frames' ring beyond the capacity: what can be written between four checkpoints."""
@@ -212,6 +207,8 @@ class Run:
     def resume(self, **parts: Any) -> bool:
         """Registers everything that has state, and loads the newest whole checkpoint into it if there is one."""
         self._parts = parts
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
         replay = parts.get("replay")
         self._slots_between = (
             max((replay.slots - replay.window) // 4, 1) if replay is not None and self._on_disk(replay) else None
@@ -233,11 +230,11 @@ class Run:
             now = self._machine()
             if clock["machine"] != now:
                 self.notes.append(f"resumed on {now} after {clock['machine']}: the same bytes are no longer promised")
-                print(self.notes[-1], flush=True)
+                say(self.notes[-1])
             for name, content in logs.items():
                 self._logs[name] = bytearray(content)
             self.recent.extend(float(row["score"]) for row in self._rows("episodes.csv")[-100:])
-            print(f"resumed at agent step {parts['at'].agent_steps:,} (attempt {self._attempts})", flush=True)
+            say(f"resumed at agent step {parts['at'].agent_steps:,} (attempt {self._attempts})")
         for name in self._logs:
             self._open_log(name)
         self._began = self._last_line = self._last_save = time.monotonic()
@@ -245,7 +242,7 @@ class Run:
         self._slots_at_save = self._slots_written()
         self._start_tracker()
         if loaded is None:
-            print(self._plan(replay), flush=True)
+            say(self._plan(replay))
         return loaded is not None
 
     @staticmethod
@@ -283,6 +280,19 @@ class Run:
                 text += "\nwarning: the frames do not fit into memory and will be read from disk; that is slow"
         return text
 
+    def say_how_long(self) -> None:
+        """Times the script on this machine and prints how long the run will take; nothing where it is soon over."""
+        if self.settings["training_steps"] < 50_000:
+            return
+        from common.estimate import measure, total_seconds
+
+        costs = measure(self.resolved, self.seed, self.device.type, self.threads)
+        seconds = total_seconds(costs, self.settings)
+        say(
+            f"will take about {datetime.timedelta(seconds=round(seconds))} on this machine as it is now: "
+            f"{1 / costs.learning:.0f} agent steps/s while learning"
+        )
+
     def _start_tracker(self) -> None:
         from common import tracking
 
@@ -315,7 +325,7 @@ class Run:
         try:
             self.checkpoints.wait()
         except UserError as problem:
-            print(f"{problem}. Trying again", flush=True)
+            say(f"{problem}. Trying again")
             self._save()
             self.checkpoints.wait()
         self._save()
@@ -346,10 +356,7 @@ class Run:
         self._status("stopped", f"by {name}")
         if self.tracker:
             self.tracker.finish()
-        print(
-            f"{name}: saved at agent step {self._parts['at'].agent_steps:,}; the same command goes on from there",
-            flush=True,
-        )
+        say(f"{name}: saved at agent step {self._parts['at'].agent_steps:,}; the same command goes on from there")
         sys.stdout.flush()
         os._exit(STOPPED)
 
@@ -427,9 +434,7 @@ class Run:
         if self.tracker:
             self.tracker.log({name: value for name, value in row.items() if value is not None})
         shown = f"{row['eval_score']:.2f}" if row["eval_score"] is not None else "no episode ended"
-        print(
-            f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes", flush=True
-        )
+        say(f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes")
 
     def _append(self, name: str, row: tuple) -> None:
         line = (",".join(map(str, row)) + "\n").encode()
@@ -459,10 +464,9 @@ class Run:
         rate = (at.agent_steps - self._steps_at_line) / (now - self._last_line)
         left = (self.settings["training_steps"] - at.agent_steps) / max(self._rate(at), 1e-9)
         mean = f"mean of the last {len(self.recent)}: {np.mean(self.recent):.2f}" if self.recent else "no episode yet"
-        print(
+        say(
             f"{self._frames(at):,} frames  {at.episodes:,} episodes  {mean}  {rate:.0f} steps/s  "
-            f"{datetime.timedelta(seconds=int(left))} left",
-            flush=True,
+            f"{datetime.timedelta(seconds=int(left))} left"
         )
         self._last_line, self._steps_at_line, self._line_rate = now, at.agent_steps, rate
         self._status("training")
@@ -523,10 +527,7 @@ class Run:
         self._clean_up()
         if self.tracker:
             self.tracker.finish()
-        print(
-            f"done: {self._frames(at):,} frames in {datetime.timedelta(seconds=int(seconds))}; {self.folder}",
-            flush=True,
-        )
+        say(f"done: {self._frames(at):,} frames in {datetime.timedelta(seconds=int(seconds))}; {self.folder}")
 
     def _write_done(self, files: dict[str, bytes], stopped: str) -> None:
         done = self.work / ".done.tmp"
@@ -572,6 +573,14 @@ class Run:
 
 
 # --- helpers ---
+
+
+def say(text: str) -> None:
+    """Prints a line. A terminal or pipe that is gone must not end a run: from then on it goes on silently."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
 
 
 def code_fingerprint(paper: str) -> str:
@@ -646,10 +655,10 @@ def pick_device(asked: str) -> str:
     return asked
 
 
-def prepare(seed: int, threads: int) -> int:
-    """Makes this process deterministic; returns the number of threads (0: one per core, at most 4)."""
+def prepare(seed: int, threads: int, deterministic: bool = True) -> int:
+    """Seeds this process and makes it deterministic; returns the number of threads (0: one per core, at most 4)."""
     threads = threads or min(os.cpu_count() or 1, 4)
-    make_deterministic(seed, threads)
+    make_deterministic(seed, threads, deterministic)
     return threads
 
 
@@ -677,7 +686,7 @@ def parse(paper: str, config_class: type, arguments: list[str]) -> tuple[argpars
     known, rest = parser.parse_known_args(arguments)
     if "--help" in rest or "-h" in rest:
         parser.print_help()
-        print("\nand every constant of the paper:\n")
+        say("\nand every constant of the paper:\n")
         tyro.cli(config_class, args=["--help"])
     if known.seed < 0:
         raise UserError(f"--seed {known.seed}: a seed is 0 or more")
@@ -698,15 +707,19 @@ def main(paper: str, config_class: type, train) -> None:
 
     def run_it() -> None:
         known, resolved = parse(paper, config_class, sys.argv[1:])
+        threads = prepare(known.seed, known.threads, not known.nondeterministic)
         run = Run(
-            resolved, known.seed, device=known.device, threads=prepare(known.seed, known.threads), results=known.results,
+            resolved, known.seed, device=known.device, threads=threads, results=known.results,
             command=" ".join([f"python -m replications.{paper}.train", *sys.argv[1:]]), stop_when_reached=known.stop_when_reached,
             resume_changed=known.resume_changed,
         )  # fmt: skip
         try:
             if run.open(known.fresh):
-                print(f"finished already: {run.folder}", flush=True)
+                say(f"finished already: {run.folder}")
                 return
+            if not run.checkpoints.all():
+                run.say_how_long()
+                prepare(known.seed, threads, not known.nondeterministic)  # timing used the generators
             train(config_class(**resolved.settings), run)
         except BaseException as problem:
             if run._parts:

@@ -208,7 +208,3 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     run_main(main)
-
-
-if __name__ == "__main__":
-    run_main(main)

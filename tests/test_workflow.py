@@ -380,7 +380,7 @@ def test_a_broken_paper_is_named_by_the_workflow(repo, snakemake):
         ({"frames": -4}, "frames: -4 is too small"),
         ({"frames": "long"}, "frames: 'long' is not a whole number"),
         ({"sedes": 3}, "unknown key 'sedes' (did you mean 'seeds'?)"),
-        ({"device": "gpu"}, "device: 'gpu' is not allowed; there are: auto, cpu, cuda"),
+        ({"device": "gpu"}, "device: 'gpu' is not allowed (did you mean 'cpu'?)"),
         ({"source": "mine"}, "source: 'mine' is not allowed"),
         ({"wandb": "on"}, "wandb: 'on' is not allowed"),
         ({"results": ""}, "results: is empty"),

@@ -52,9 +52,13 @@ def command(paper: str, task: str, results: Path, overrides: dict | None = None,
     return [*base, "--results", str(results), *flags, *more]
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+
+
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
-    environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=open(log, "ab"), stderr=subprocess.STDOUT, env=environment)
+    with open(log, "ab") as file:
+        return subprocess.Popen(arguments, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment())
 
 
 def wait_for(condition, seconds: float = 60) -> bool:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import random
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from common import run as runs
 from common.checkpoint import Checkpoints
 from common.errors import UserError
-from tests.training import TINY, command, open_run, start, train, wait_for
+from tests.training import TINY, command, environment, open_run, start, train, wait_for
 
 PROMISED = ("model.safetensors", "curve.csv", "episodes.csv")
 
@@ -371,3 +372,13 @@ def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
     assert runs.code_fingerprint("dqn") == before
     script.write_text(text.replace('reduction="sum"', 'reduction="mean"'))
     assert runs.code_fingerprint("dqn") != before
+
+
+def test_a_terminal_that_is_gone_stops_nothing(tmp_path, unbroken):
+    """`| head -1` leaves after the first line; the run goes on without it."""
+    arguments = command("dqn", "breakout", tmp_path)
+    process = subprocess.Popen(arguments, cwd=runs.ROOT, stdout=subprocess.PIPE, env=environment())
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert_same(tmp_path / "dqn" / "breakout" / "smoke" / "seed1", unbroken)
