@@ -103,8 +103,7 @@ rule report:
     conda:
         "envs/report.yaml"
     params:
-        request=flow.page_request,  # size and seeds, or recorded: makes the page again when another is asked for
-        source=flow.config["source"],
+        source=flow.config["source"],  # another size or seed changes the input, and makes the page again
         results=flow.page_results,
     shell:
         "python -m reports.render {wildcards.target} --results {params.results:q} --source {params.source}"

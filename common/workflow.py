@@ -221,14 +221,6 @@ class Flow:
         folder = papers.recorded_dir(target.paper, target.variant, target.task, root=self.root)
         return [path for name in ("run.json", "evaluation.json") for path in folder.glob(f"*/seed*/{name}")]
 
-    def page_request(self, wildcards: Any) -> str:
-        """What the page was asked to hold; another wish makes it anew."""
-        if self.config["source"] == "recorded":
-            return "recorded"
-        target = self.target(wildcards.target)
-        size = self.size(target)
-        return f"{size} seeds={self.seeds(target, size)}"
-
     # --- before anything runs ---
 
     def check(self, wanted: list[Target]) -> None:

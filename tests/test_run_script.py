@@ -209,6 +209,7 @@ def test_failed_install_says_so_and_is_not_complete(repository):
     assert repository.would_install()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has several builds of PyTorch")
 class TestTorch:
     SHOW = ("python", "-c", "import torch; print(torch.version)")

@@ -177,7 +177,7 @@ def test_several_environments_resume_exactly_too(tmp_path, monkeypatch, task, se
         tiny = TINY | {"training_steps": 450, "evaluation_steps": 50} | settings
     whole = train("dqn", task, tmp_path / "whole", tiny)
     tick, crash = stop_after(333)
-    monkeypatch.setattr(runs, "SAVE_EVERY", 0.3)
+    monkeypatch.setattr(runs, "SAVE_EVERY", 0.05)
     with monkeypatch.context() as patch:
         patch.setattr(runs.Run, "tick", tick)
         with pytest.raises(crash):
