@@ -81,6 +81,7 @@ class Bench:
         self.samples: dict[str, list[float]] = defaultdict(list)
         self.rounds: list[Probe] = []
         self.scaling: list[Probe] = []
+        self.at_start: list[Callable[[], None]] = []  # before the first round
         self.at_end: list[Callable[[], None]] = []
         self.notes: list[str] = []
         self.began = time.monotonic()
@@ -102,6 +103,9 @@ class Bench:
     def run(self, probes: list[Probe], rounds: int, what: str) -> None:
         """Visits every probe once a round. A process that fails is left out from then on."""
         broken: set[str] = set()
+        for probe in probes:  # nothing is timed while another process starts
+            with contextlib.suppress(WorkerFailed):  # the first slice says it again
+                _ = probe.worker.ready
         for number in range(1, rounds + 1 if probes else 1):
             if number > 1 and time.monotonic() - self.began > self.plan.limit:
                 self.note(f"{what}: {number - 1} of {rounds} rounds, for lack of time")
@@ -117,6 +121,13 @@ class Bench:
                 except WorkerFailed as problem:
                     broken.add(probe.worker.name)
                     self.note(f"{', '.join(probe.names)}: {problem}")
+
+    def attempt(self, calls: list[Callable[[], None]]) -> None:
+        for call in calls:
+            try:
+                call()
+            except WorkerFailed as problem:
+                self.note(str(problem))
 
     def note(self, text: str) -> None:
         """Something that the reader of the figures must know."""
@@ -228,7 +239,8 @@ def dqn(bench: Bench) -> None:
         bench.note(f"Stable-Baselines3 is not installed, its figures are left out; to have them: {INSTALL}")
     else:
         peer = bench.worker("sb3", "learning:sb3_worker", capacity=10_000)
-        bench.samples["sb3_replay_gb_per_million"].append(peer.ready / 1000)  # bytes per transition
+        memory = bench.samples["sb3_replay_gb_per_million"]
+        bench.at_start.append(lambda: memory.append(peer.ready / 1000))  # from bytes per transition
         rate(peer, "sb3_dqn_steps_per_second", steps)
     evaluation = bench.worker("evaluation", "learning:evaluation_worker")
     rate(evaluation, "dqn_evaluation_steps_per_second", bench.plan.evaluation_steps)
@@ -248,10 +260,10 @@ def scaling(bench: Bench) -> None:
 PARTS: dict[str, Callable[[Bench], None]] = {
     "emulator": emulator,
     "environment": environment,
-    "replay": replay,
-    "memory": memory,
     "update": update,
     "dqn": dqn,
+    "replay": replay,
+    "memory": memory,
     "scaling": scaling,
 }
 
@@ -268,13 +280,10 @@ def measure(plan: Plan, parts: list[str], threads: int, folder: Path) -> tuple[d
                 PARTS[name](bench)
             except WorkerFailed as problem:
                 bench.note(f"{name} is left out: {problem}")
+        bench.attempt(bench.at_start)
         bench.run(bench.rounds, plan.rounds, "measuring")
         bench.run(bench.scaling, plan.scaling_rounds, "numbers of environments")
-        for last in bench.at_end:
-            try:
-                last()
-            except WorkerFailed as problem:
-                bench.note(str(problem))
+        bench.attempt(bench.at_end)
     finally:
         bench.close()
     return dict(bench.samples), bench.notes

@@ -9,17 +9,19 @@ from xml.sax.saxutils import escape
 
 from benchmarks import figures
 
-WIDTH, LEFT, RIGHT = 860, 230, 110  # pixels; LEFT holds names, RIGHT holds values
+WIDTH, LEFT, RIGHT = 880, 250, 110  # pixels; LEFT holds names, RIGHT holds values
 STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .title { font-weight: 600; font-size: 15px } .small { font-size: 12px; fill: #57606a }
 .page { fill: #ffffff } .grid { stroke: #d8dee4; stroke-width: 1 } .spread { stroke-width: 2 }
 .s0 { stroke: #57606a; fill: #57606a } .s1 { stroke: #0b62c4; fill: #0b62c4 } .s2 { stroke: #b4490f; fill: #b4490f }
+.s3 { stroke: #7a3eb8; fill: #7a3eb8 }
 path { stroke-width: 2; fill: none !important } .arithmetic { stroke-dasharray: 5 4 }
-text.s0, text.s1, text.s2 { stroke: none }
+text.s0, text.s1, text.s2, text.s3 { stroke: none }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .small { fill: #9da7b3 } .page { fill: #0d1117 } .grid { stroke: #30363d }
   .s0 { stroke: #9da7b3; fill: #9da7b3 } .s1 { stroke: #58a6ff; fill: #58a6ff } .s2 { stroke: #f0883e; fill: #f0883e }
+  .s3 { stroke: #bc8cff; fill: #bc8cff }
 }
 """
 RATES = {
@@ -31,7 +33,12 @@ RATES = {
     "dqn_steps_per_second": "DQN, learning",
     "sb3_dqn_steps_per_second": "Stable-Baselines3 DQN, learning",
 }
-SERIES = {"emulator": "emulator alone, 84x84", "env_ale": 'environments, "ale"', "env_nature": 'environments, "nature"'}
+SERIES = {  # kind: name, colour
+    "emulator": ("emulator alone, 84x84", "s0"),
+    "env_ale": ('environments, "ale"', "s1"),
+    "env_nature": ('environments, "nature"', "s3"),
+}
+COLOURS = {"emulator": "s0", "Stable": "s2", 'environments, "nature"': "s3"}  # by a name's beginning; all else is s1
 Point = tuple[float, float, float, float]  # x, median, smallest, largest
 
 
@@ -71,7 +78,7 @@ def rates(flat: Mapping[str, Any], top: float) -> tuple[list[str], float]:
         marks.append(_text(x(10**power), bottom + 16, f"{10**power:,}", "middle", "small"))
     for k, (name, value) in enumerate(rows):
         y = top + 50 + 24 * k
-        style = "s2" if name.startswith("Stable") else "s0" if name.startswith("emulator") else "s1"
+        style = next((s for start, s in COLOURS.items() if name.startswith(start)), "s1")
         small, large = value["spread"]
         marks.append(_text(LEFT - 12, y + 4, name, "end"))
         marks.append(_line(x(small), y, x(large), y, f"spread {style}"))
@@ -89,7 +96,7 @@ def _ticks(largest: float) -> list[float]:
 
 
 def lines(
-    title: str, unit: str, x_name: str, series: Sequence[tuple[str, str, list[Point]]], top: float, log_x: bool
+    title: str, x_name: str, series: Sequence[tuple[str, str, list[Point]]], top: float, log_x: bool
 ) -> tuple[list[str], float]:
     """Curves over a common axis; each is (name, classes, points). Names stand at the right ends, moved apart."""
     series = [s for s in series if s[2]]
@@ -108,7 +115,7 @@ def lines(
     def y(value: float) -> float:
         return top + 40 + height * (1 - value / ticks[-1])
 
-    marks = [_text(16, top + 18, title, style="title"), _text(16, top + 36, unit, style="small")]
+    marks = [_text(16, top + 18, title, style="title")]
     for tick in ticks:
         marks += [
             _line(left, y(tick), right, y(tick), "grid"),
@@ -136,8 +143,8 @@ def draw(flat: Mapping[str, Any]) -> str:
     """results.json as SVG text."""
     body, top = [], 10.0
     scaling = [
-        (name, f"s{k}", [(n, v["median"], *v["spread"]) for n, v in figures.by_size(flat, figures.SCALING, kind=kind)])
-        for k, (kind, name) in enumerate(SERIES.items())
+        (name, colour, [(n, v["median"], *v["spread"]) for n, v in figures.by_size(flat, figures.SCALING, kind=kind)])
+        for kind, (name, colour) in SERIES.items()
     ]
     resident = [(n / 1e6, v["median"], *v["spread"]) for n, v in figures.by_size(flat, figures.RESIDENT)]
     stored = [("this repository", "s1", resident)]
@@ -149,16 +156,13 @@ def draw(flat: Mapping[str, Any]) -> str:
     panels = (
         lambda y: rates(flat, y),
         lambda y: lines(
-            "Agent steps per second by number of environments",
-            "all environments together",
-            "environments",
+            "Agent steps per second, all environments together",
+            "number of environments",
             scaling,
             y,
             log_x=True,
         ),
-        lambda y: lines(
-            "Resident memory by replay size", "GB", "million slots written, slack included", stored, y, log_x=False
-        ),
+        lambda y: lines("Resident memory in GB", "million slots written, slack included", stored, y, log_x=False),
     )
     for panel in panels:
         marks, height = panel(top)

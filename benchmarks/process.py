@@ -6,6 +6,8 @@ warm-up happens once. The parent sends a command; the process runs one slice, an
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import multiprocessing
 import os
@@ -38,34 +40,37 @@ class Worker:
 
     def __init__(self, name: str, target: str, options: dict[str, Any], folder: Path):
         self.name, self.log = name, folder / f"{name}.log"
+        self._failure: Failure | None = None  # the first one; it stays the answer
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_run, args=(target, theirs, options, self.log), daemon=True, name=name)
         self._process.start()
         theirs.close()
-        try:
-            self.ready = self._answer()
-        except WorkerFailed:
-            self.close()
-            raise
+
+    @functools.cached_property
+    def ready(self) -> Any:
+        """What the process says once it has started and warmed up; waits for that. Several can start side by side."""
+        return self._answer()
 
     def ask(self, *command: Any) -> Any:
-        try:
+        _ = self.ready
+        with contextlib.suppress(OSError):  # of a process that has died; waiting for its answer says so
             self._connection.send(command)
-        except OSError as problem:
-            raise WorkerFailed(f"{self.name}: {problem}") from None
         return self._answer()
 
     def _answer(self) -> Any:
-        try:
-            if not self._connection.poll(ANSWER_SECONDS):
-                raise WorkerFailed(f"{self.name}: no answer within {ANSWER_SECONDS} s")
-            answer = self._connection.recv()
-        except (EOFError, OSError):
-            raise WorkerFailed(f"{self.name}: the process died; {_last_line(self.log)}") from None
-        if isinstance(answer, Failure):
-            raise WorkerFailed(f"{self.name}: {answer.reason}")
-        return answer
+        if self._failure is None:
+            try:
+                if self._connection.poll(ANSWER_SECONDS):
+                    answer = self._connection.recv()
+                else:
+                    answer = Failure(f"no answer within {ANSWER_SECONDS} s")
+            except (EOFError, OSError):
+                answer = Failure(f"the process died; {_last_line(self.log)}")
+            if not isinstance(answer, Failure):
+                return answer
+            self._failure = answer
+        raise WorkerFailed(f"{self.name}: {self._failure.reason}")
 
     def close(self) -> None:
         """Ends the process: the closed pipe tells it to leave; if it does not, it is killed."""

@@ -24,7 +24,7 @@ from common.validation import validate
 
 PAGE, SUFFIX = "reports/", ".html"
 PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation.json", "episode.mp4")
-SIZES = "smoke|hour|paper|frames-[1-9][0-9]*"
+SIZES = papers.SIZE.pattern
 
 
 def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:

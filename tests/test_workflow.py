@@ -60,6 +60,7 @@ def train():
         saved.unlink(missing_ok=True)
     count = int(saved.read_text()) if saved.exists() else 0
     began = "resumed at" if count else "started at"
+    Path("prefix").write_text(sys.prefix)
     print(began, count, "device", a.device, "wandb", os.environ["WANDB_MODE"], flush=True)
     stop = []
     signal.signal(signal.SIGINT, lambda *_: stop.append(1))
@@ -218,6 +219,7 @@ def test_from_nothing_to_a_page_and_what_runs_again_when(repo, snakemake):
     }
     assert "started at 0 device auto wandb offline" in (repo / "logs/toy/pong/smoke/seed1/train.log").read_text()
     assert lines(repo, "rendered") == ["toy_pong --results results --source own --out reports/toy_pong.html"]
+    assert lines(repo, "prefix") == [sys.prefix]  # the environment of Snakemake, which nobody activated
 
     assert "Nothing to be done" in snakemake(repo, "reports/toy_pong.html")
 
@@ -276,6 +278,7 @@ def test_a_failed_trainer_fails_the_workflow_and_a_crash_is_tried_again(repo, sn
     message = snakemake(repo, "reports/toy_pong.html", code=1)
     assert "error: the toy was told to fail" in message  # although `tee` itself went well
     assert "Traceback" not in message
+    assert "MissingOutput" not in message  # its exit code arrives, not only the lack of files
     assert not (repo / "reports/toy_pong.html").exists()
     (repo / "fail").unlink()
     (repo / "crash_once").touch()
