@@ -168,28 +168,36 @@ for line in sys.stdin:
 """
 
 
+def start_server() -> subprocess.Popen:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", SERVER], env=environment(), start_new_session=True, **pipes)
+
+
 @pytest.fixture(scope="module")
-def server():
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-    )
-    yield process
-    process.stdin.close()
-    process.wait(10)
+def servers():
+    running = [start_server()]
+    yield running
+    for process in running:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture
-def snakemake(server, tmp_path):
+def snakemake(servers, tmp_path):
     """Calls Snakemake in a folder, expects its exit code, returns what it printed."""
 
     def call(folder: Path, *arguments: str, code: int = 0, **env: str) -> str:
-        log = tmp_path / "printed"
+        if servers[-1].poll() is not None:
+            servers.append(start_server())
+        server, log = servers[-1], tmp_path / "printed"
         log.unlink(missing_ok=True)
         what = {"folder": str(folder), "arguments": arguments, "env": environment(**env), "log": str(log)}
         server.stdin.write(json.dumps(what) + "\n")
         server.stdin.flush()
-        ended, printed = int(server.stdout.readline()), log.read_text()
-        assert ended == code, printed
+        answer = server.stdout.readline()
+        assert answer, f"the process that calls Snakemake ended with {server.wait(60)}"
+        printed = log.read_text()
+        assert int(answer) == code, printed
         return printed
 
     return call

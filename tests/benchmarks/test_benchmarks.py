@@ -274,7 +274,7 @@ def test_training_differs_from_the_paper_only_as_stated():
     # neither a checkpoint nor a copy of the target network falls into a timed slice
     for plan in (bench.FULL, bench.QUICK):
         steps = learning.WARM_UP + plan.rounds * plan.training_steps
-        assert steps < min(plan.training_capacity // 10 // 3, Config().target_period)
+        assert steps < min(plan.training_capacity // 10 // 4, Config().target_period)
 
 
 def test_the_scripts_own_loop_trains_in_slices(tmp_path, monkeypatch):
