@@ -681,7 +681,9 @@ def parse(paper: str, config_class: type, arguments: list[str]) -> tuple[argpars
         "--resume-changed", action="store_true", help="go on from a checkpoint of changed code, noted on the page"
     )
     parser.add_argument(
-        "--nondeterministic", action="store_true", help="allow kernels that give other bytes each time; the page says so"
+        "--nondeterministic",
+        action="store_true",
+        help="allow kernels that give other bytes each time; the page says so",
     )
     parser.add_argument(
         "--stop-when-reached", action="store_true", help="end after two evaluation phases at the published score"

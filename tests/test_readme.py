@@ -26,7 +26,7 @@ def test_results_are_the_recorded_ones():
     for name, words in rows.items():
         evaluations = recorded(name.removeprefix("dqn_"))
         mean = np.mean([np.mean([e["score"] for e in evaluation["episodes"]]) for evaluation in evaluations])
-        assert f"{mean:.1f}".replace("-", "−") in words
+        assert f"{mean:.1f}".replace("-", "\N{MINUS SIGN}") in words
         assert {1: "one seed", 5: "five seeds"}[len(evaluations)] in words
     published = papers.load_paper("dqn").tasks["pong"].published
     assert f"{published.value} ± {published.stdev} at 200 million frames" in README
