@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from common.run import cpu_name
+
 ROOT = Path(__file__).resolve().parent.parent
 BUSY_LOAD, BUSY_CORES = 0.7, 0.2  # load average at the start; cores used by others between slices
 PACKAGES = ("torch", "ale-py", "gymnasium", "numpy", "opencv-python-headless", "stable-baselines3")
@@ -21,19 +23,11 @@ def describe() -> dict:
     """CPU, cores and memory in GB (1e9 bytes)."""
     memory = round(psutil.virtual_memory().total / 1e9, 1)
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory_gb": memory,
         "system": f"{sys.platform} {platform.machine()}",
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str | None]:

@@ -563,7 +563,7 @@ class Run:
             "rom_sha256": _rom(self.task),
             "versions": {"python": platform.python_version()} | {n.split("-")[0].replace("ale_py", "ale_py"): version(n) for n in names},
             "hardware": {
-                "cpu": _cpu_name(), "cores": os.cpu_count(), "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+                "cpu": cpu_name(), "cores": os.cpu_count(), "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
                 "gpu": torch.cuda.get_device_name() if self.device.type == "cuda" else None,
             },
             "device": self.device.type, "threads": self.threads,
@@ -612,7 +612,8 @@ def _git(*arguments: str) -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name, as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
