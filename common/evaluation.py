@@ -217,23 +217,20 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
     total = protocol.episodes + protocol.extra_episodes
     last_line = [started]
 
+    scores: list[Episode] = []
+    extra: list[Episode] = []
+
     def check() -> None:
         if time.monotonic() - last_line[0] > 10:
             last_line[0] = time.monotonic()
-            print(f"evaluation: {len(scores)} of {total} episodes", flush=True)
+            print(f"evaluation: {len(scores) + len(extra)} of {total} episodes", flush=True)
 
-    scores: list[Episode] = []
     for start in range(0, protocol.episodes, GROUP):
         scores += agent.play(min(GROUP, protocol.episodes - start), start, check=check)
     # a whole number of groups apart, so that the first ones do not depend on how many follow
     first_extra = -(-protocol.episodes // GROUP) * GROUP
-    extra: list[Episode] = []
     for start in range(0, protocol.extra_episodes, GROUP):
         extra += agent.play(min(GROUP, protocol.extra_episodes - start), first_extra + start, check=check)
-        scores_so_far = len(scores) + len(extra)
-        if time.monotonic() - last_line[0] > 10:
-            last_line[0] = time.monotonic()
-            print(f"evaluation: {scores_so_far} of {total} episodes", flush=True)
     seconds = time.monotonic() - started
 
     order = np.argsort([e.score for e in scores], kind="stable")

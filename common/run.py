@@ -223,10 +223,9 @@ class Run:
                 torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
             random.setstate(_tuples(state["python"]))
             clock = json.loads(logs.pop("clock.json"))
-            kept = self.notes
             self._seconds_before, self._attempts = clock["seconds"], clock["attempts"] + 1
             self._evaluation_seconds, self._saves = clock["evaluation_seconds"], clock["saves"]
-            self.notes, self._reached_in_a_row = clock["notes"] + kept, state["reached_in_a_row"]
+            self.notes, self._reached_in_a_row = clock["notes"] + self.notes, state["reached_in_a_row"]
             now = self._machine()
             if clock["machine"] != now:
                 self.notes.append(f"resumed on {now} after {clock['machine']}: the same bytes are no longer promised")
