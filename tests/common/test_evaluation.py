@@ -103,7 +103,7 @@ def test_weights_other_than_the_recorded_are_refused(finished, tmp_path):
     import shutil
 
     copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
+    shutil.copytree(finished, copy, symlinks=True)
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(bytes(weights))
@@ -116,7 +116,7 @@ def test_torn_weights_are_one_clear_error(finished, tmp_path, content):
     import shutil
 
     copy = tmp_path / "copy"
-    shutil.copytree(finished, copy)
+    shutil.copytree(finished, copy, symlinks=True)
     (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=r"model\.safetensors cannot be used .*train that run again"):
         Agent(copy, "cpu")

@@ -283,7 +283,7 @@ def test_names_that_would_leave_the_folder(tmp_path, replications, evaluated, ke
 def test_same_seed_twice(tmp_path, replications, evaluated):
     run = make_run(tmp_path / "results")
     copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
+    shutil.copytree(run, copy, symlinks=True)
     with pytest.raises(UserError, match="both seed 1"):
         record([run, copy], replications=replications)
 
