@@ -46,6 +46,15 @@ def nature_frame(rgb: np.ndarray) -> np.ndarray:
     return cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
 
 
+def area_frame(rgb: np.ndarray) -> np.ndarray:
+    """As `nature_frame`, resized by averaging over areas: what OpenAI's baselines do."""
+    return cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+
+
+# "ale" is the emulator's own, and comes out of the Python pipeline only where screens are kept
+PREPROCESSING = {"nature": nature_frame, "area": area_frame, "ale": area_frame}
+
+
 class AtariEnvs(ReplayableEnvs):
     """N games of one ROM: minimal action set, no sticky actions, no FIRE on reset, raw scores, whole games.
 
@@ -53,7 +62,7 @@ class AtariEnvs(ReplayableEnvs):
     are built by the replay memory or by `FrameStack`.
 
     preprocessing: "nature" takes the maximum over the last two raw frames per RGB channel, then luminance, then a bilinear
-    resize; "ale" lets the emulator's threads take luminance first and resize by area: faster, and not the papers'.
+    resize; "area" the same with a resize by area (OpenAI's baselines); "ale" lets the emulator's threads take luminance first and resize by area: faster, and not the papers'.
     noop_max: episodes start with 1 to this many no-op frames, uniformly; 0 for none.
     max_frames: emulator frames after which an episode is truncated, or None.
     threads: C++ emulator threads (0: one per environment, at most one per core); they never change results.
@@ -73,8 +82,9 @@ class AtariEnvs(ReplayableEnvs):
         threads: int = 0,
     ):
         check_rom(game)
-        if preprocessing not in ("nature", "ale"):
-            raise UserError(f"preprocessing {preprocessing!r} is unknown; allowed: nature, ale")
+        if preprocessing not in PREPROCESSING:
+            raise UserError(f"preprocessing {preprocessing!r} is unknown; allowed: {', '.join(PREPROCESSING)}")
+        self._frame = PREPROCESSING[preprocessing]
         super().__init__(num_envs, seed, max_frames // frame_skip if max_frames else None)
         self.obs_shape, self.obs_dtype = (SIZE, SIZE), np.dtype(np.uint8)
         self.noop_max, self.keep_rgb = noop_max, keep_rgb
@@ -108,7 +118,7 @@ class AtariEnvs(ReplayableEnvs):
             return screens[:, 0]
         if self.keep_rgb:
             self.rgb = screens[:, 0]
-        return np.stack([nature_frame(screen) for screen in screens[:, 0]])
+        return np.stack([self._frame(screen) for screen in screens[:, 0]])
 
     def _reset(self, mask, seeds):
         # A masked reset at once, instead of the emulator's own at the next step: no step is then ever a dead one.
@@ -151,6 +161,12 @@ class FrameStack:
     def push(self, obs: np.ndarray) -> None:
         self.planes[:, :-1] = self.planes[:, 1:]
         self.planes[:, -1] = obs
+
+    def state_dict(self) -> dict:
+        return {"planes": self.planes.copy()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.planes[...] = state["planes"]
 
 
 # --- the same pipeline as Gymnasium wrappers, one environment ---

@@ -43,6 +43,9 @@ class ReplayableEnvs:
 
     # An explicit seed can be slow (an Atari ROM is loaded again), unseeded resets must be repeated on restoring: a compromise.
     reseed_every = 50
+    # of one environment's action: a number below `num_actions`, or a vector of floats
+    action_shape: tuple[int, ...] = ()
+    action_dtype = np.dtype(np.uint8)
 
     def __init__(self, num_envs: int, seed: int, max_steps: int | None):
         self.num_envs = num_envs
@@ -93,14 +96,14 @@ class ReplayableEnvs:
             self._actions[i] = bytearray()
 
     def step(self, actions: np.ndarray) -> Step:
-        """actions: (N,) integers below `num_actions`."""
+        """actions: (N,) integers below `num_actions`, or (N, *action_shape) floats."""
         self.send(actions)
         return self.recv()
 
     def send(self, actions: np.ndarray) -> None:
         """Starts the step in the background where the emulator can; `recv` collects it."""
         for history, action in zip(self._actions, actions, strict=True):
-            history.append(action)
+            history += np.asarray(action, dtype=self.action_dtype).tobytes()
         self._send(actions)
 
     def recv(self) -> Step:
@@ -123,7 +126,10 @@ class ReplayableEnvs:
     def state_dict(self) -> dict:
         return {
             "episodes": self._episodes.copy(),
-            "actions": [np.frombuffer(bytes(a), dtype=np.uint8).copy() for a in self._actions],
+            "actions": [
+                np.frombuffer(bytes(a), dtype=self.action_dtype).reshape(-1, *self.action_shape).copy()
+                for a in self._actions
+            ],
         }
 
     def load_state_dict(self, state: dict) -> np.ndarray:
@@ -132,10 +138,11 @@ class ReplayableEnvs:
         Environments in mid-episode have different pasts: each is reset so late that all arrive together.
         """
         episodes = np.asarray(state["episodes"], dtype=np.int64)
-        past = [np.asarray(a, dtype=np.uint8) for a in state["actions"]]
+        past = [np.asarray(a, dtype=self.action_dtype) for a in state["actions"]]
         if len(past) != self.num_envs or len(episodes) != self.num_envs:
             raise ValueError(f"the checkpoint holds {len(past)} environments, this run has {self.num_envs}")
         longest = max(len(a) for a in past)
+        idle = np.zeros(self.action_shape, dtype=self.action_dtype)
         obs = self._reset(np.ones(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=np.int64))
         for t in range(longest + 1):
             for i in (i for i in range(self.num_envs) if longest - len(past[i]) == t):
@@ -145,7 +152,7 @@ class ReplayableEnvs:
                 for _ in range(last % self.reseed_every + 1):
                     obs = self.restart(only)
             if t < longest:
-                actions = np.array([a[t - (longest - len(a))] if t >= longest - len(a) else 0 for a in past])
+                actions = np.array([a[t - (longest - len(a))] if t >= longest - len(a) else idle for a in past])
                 step = self.step(actions)
                 obs = step.obs
                 early = np.array([t < longest - len(a) for a in past]) & step.done
@@ -162,8 +169,9 @@ class ReplayableEnvs:
 
 
 class GymEnvs(ReplayableEnvs):
-    """Gymnasium environments with vector observations and discrete actions, for tests and CartPole.
+    """Gymnasium environments with vector observations: CartPole, the MuJoCo tasks.
 
+    Actions are discrete (`num_actions` of them) or vectors of `num_actions` floats, clipped to the environment's bounds.
     The environment's own time limit is taken over as `max_steps`, so that a cap is reported as `truncated`.
     """
 
@@ -175,9 +183,16 @@ class GymEnvs(ReplayableEnvs):
         self.envs = [gymnasium.make(env_id).unwrapped for _ in range(num_envs)]
         self.obs_shape = self.envs[0].observation_space.shape
         self.obs_dtype = np.dtype(np.float32)
-        self.num_actions = int(self.envs[0].action_space.n)
         self._obs = np.zeros((num_envs, *self.obs_shape), dtype=np.float32)
-        self._pending = np.zeros(num_envs, dtype=np.int64)
+        space = self.envs[0].action_space
+        self._bounds = None
+        if isinstance(space, gymnasium.spaces.Discrete):
+            self.num_actions = int(space.n)
+        else:
+            self.action_shape, self.action_dtype = space.shape, np.dtype(np.float32)
+            self.num_actions = space.shape[0]
+            self._bounds = space.low, space.high
+        self._pending = np.zeros((num_envs, *self.action_shape), dtype=self.action_dtype)
 
     def _reset(self, mask, seeds):
         for k, i in enumerate(np.flatnonzero(mask)):
@@ -185,22 +200,68 @@ class GymEnvs(ReplayableEnvs):
         return self._obs.copy()
 
     def _send(self, actions):
-        self._pending = np.asarray(actions)
+        self._pending = np.asarray(actions, dtype=self.action_dtype)
+        if self._bounds is not None:
+            self._pending = self._pending.clip(*self._bounds)
 
     def _recv(self):
         rewards, over = np.zeros(self.num_envs), np.zeros(self.num_envs, dtype=bool)
         for i, env in enumerate(self.envs):
-            self._obs[i], rewards[i], over[i], _, _ = env.step(int(self._pending[i]))
+            action = self._pending[i] if self.action_shape else int(self._pending[i])
+            self._obs[i], rewards[i], over[i], _, _ = env.step(action)
         return self._obs.copy(), rewards, over, np.zeros(self.num_envs, dtype=bool)
 
     def screen(self, env):
-        """A cart and its pole, drawn from the observation; a blank screen for any other environment."""
-        picture = np.full((210, 160, 3), 245, np.uint8)
-        if self.obs_shape == (4,):
-            x, _, angle, _ = self._obs[env]
-            cart = (int(80 + 80 * x / 2.4), 150)
-            tip = (int(cart[0] + 80 * np.sin(angle)), int(cart[1] - 80 * np.cos(angle)))
-            cv2.line(picture, (0, 160), (160, 160), (120, 120, 120), 1)
-            cv2.rectangle(picture, (cart[0] - 14, 150), (cart[0] + 14, 160), (40, 60, 110), -1)
-            cv2.line(picture, cart, tip, (190, 90, 40), 4)
-        return picture
+        if hasattr(self.envs[env], "model"):
+            return draw_bodies(self.envs[env].model, self.envs[env].data)
+        return draw_cart(self._obs[env])
+
+
+def draw_cart(obs: np.ndarray) -> np.ndarray:
+    """CartPole's cart and pole from its observation, (210, 160, 3) uint8; a blank screen for an observation of another kind."""
+    picture = np.full((210, 160, 3), 245, np.uint8)
+    if obs.shape == (4,):
+        x, _, angle, _ = obs
+        cart = (int(80 + 80 * x / 2.4), 150)
+        tip = (int(cart[0] + 80 * np.sin(angle)), int(cart[1] - 80 * np.cos(angle)))
+        cv2.line(picture, (0, 160), (160, 160), (120, 120, 120), 1)
+        cv2.rectangle(picture, (cart[0] - 14, 150), (cart[0] + 14, 160), (40, 60, 110), -1)
+        cv2.line(picture, cart, tip, (190, 90, 40), 4)
+    return picture
+
+
+def draw_bodies(model, data) -> np.ndarray:
+    """A MuJoCo scene without OpenGL, (210, 160, 3) uint8: capsules and spheres as strokes, seen from the side.
+
+    Tasks that move in the plane of the floor (Reacher, Swimmer: no geom leaves it) are seen from above.
+    """
+    import mujoco
+
+    kinds = mujoco.mjtGeom
+    drawn = [int(kind) for kind in (kinds.mjGEOM_CAPSULE, kinds.mjGEOM_SPHERE, kinds.mjGEOM_CYLINDER)]
+    geoms = [g for g in range(model.ngeom) if model.geom_type[g] in drawn]
+    centres = data.geom_xpos[geoms]
+    along = data.geom_xmat[geoms].reshape(-1, 3, 3)[:, :, 2] * model.geom_size[geoms, 1:2]
+    round_ones = model.geom_type[geoms] == int(kinds.mjGEOM_SPHERE)
+    along[round_ones] = 0
+    flat = np.ptp(np.concatenate([centres + along, centres - along])[:, 2]) < 0.05
+    axes = [0, 1] if flat else [0, 2]
+    small = flat and np.abs(centres[:, axes]).max() < 0.4
+    reach = 0.35 if small else 2.0  # metres from the middle to the edge
+    middle = np.zeros(2) if small else data.subtree_com[1][axes].copy()
+    if not flat:
+        middle[1] = 0.8
+    scale = 80 / reach
+    picture = np.full((210, 160, 3), 245, np.uint8)
+    if not flat:
+        floor = int(105 + scale * middle[1])
+        cv2.line(picture, (0, floor), (160, floor), (120, 120, 120), 1)
+        for mark in np.arange(np.floor(middle[0] - reach), middle[0] + reach + 1, 0.5):  # what shows that it moves
+            at = int(80 + scale * (mark - middle[0]))
+            cv2.line(picture, (at, floor), (at, floor + 4), (120, 120, 120), 1)
+    for centre, half, g in zip(centres, along, geoms, strict=True):
+        ends = [(p[axes] - middle) * scale * (1, -1) + (80, 105) for p in (centre - half, centre + half)]
+        width = max(int(2 * scale * model.geom_size[g, 0]), 2)
+        colour = (190, 90, 40) if g % 2 else (40, 60, 110)
+        cv2.line(picture, *[tuple(int(v) for v in end) for end in ends], colour, width, cv2.LINE_AA)
+    return picture

@@ -33,16 +33,14 @@ class Costs:
 def total_seconds(costs: Costs, settings: dict[str, Any]) -> float:
     """Training with its evaluation phases, the final evaluation left out."""
     steps, start = settings["training_steps"], settings.get("replay_start", 0)
-    phases = steps // settings["evaluation_period"]
-    return (
-        min(start, steps) * costs.waiting
-        + max(steps - start, 0) * costs.learning
-        + phases * settings["evaluation_steps"] * costs.evaluating
-    )
+    evaluated = steps // settings["evaluation_period"] * settings["evaluation_steps"] if costs.evaluating else 0
+    return min(start, steps) * costs.waiting + max(steps - start, 0) * costs.learning + evaluated * costs.evaluating
 
 
 class Probe(Run):
     """A run in a temporary folder that notes when each tick came."""
+
+    seconds_between_ticks = 0.1
 
     def _start_tracker(self) -> None:
         self.tracker = None
@@ -79,10 +77,14 @@ def measure(resolved: papers.Resolved, seed: int, device: str, threads: int) -> 
     script = importlib.import_module(f"replications.{resolved.paper.name}.train")
     names = {field.name for field in dataclasses.fields(script.Config)}
     settings = resolved.settings | {k: v for k, v in PROBE.items() if k in names}
+    if "rollout_steps" in names:  # no waiting for a replay memory: a few rollouts tell
+        rollout = settings["rollout_steps"] * settings.get("num_envs", 1)
+        settings["training_steps"] = rollout * max(3, -(-PROBE["training_steps"] // rollout))
     short = dataclasses.replace(resolved, settings=settings)
     with tempfile.TemporaryDirectory() as folder:
         run = Probe(short, seed, device=device, threads=threads, results=Path(folder))
         run.ticks: list[tuple[int, float]] = []
+        run.evaluation = 0.0
         try:
             run.open()
             script.train(script.Config(**settings), run)
@@ -97,4 +99,7 @@ def measure(resolved: papers.Resolved, seed: int, device: str, threads: int) -> 
         pieces = [(times[b] - times[a]) / (b - a) for a, b in zip(steps[::width], steps[width::width], strict=False)]
         return median(pieces)
 
+    if "replay_start" not in names:
+        learning = per_step(run.ticks[1][0], run.ticks[-1][0])
+        return Costs(learning, learning, run.evaluation / settings.get("evaluation_steps", 1))
     return Costs(per_step(40, 200), per_step(240, 690), run.evaluation / settings["evaluation_steps"])

@@ -9,6 +9,7 @@ in groups of ten with one batched forward pass: the rounding of a batch of anoth
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import importlib
 import json
@@ -36,15 +37,46 @@ THREADS = 1  # of PyTorch in the final evaluation, whatever the machine: another
 
 @dataclass
 class Episode:
-    """One evaluation episode: its seed, raw score, length in agent steps, and, on request, its RGB screens."""
+    """One evaluation episode: its seed, raw score, length in agent steps, and, on request, its RGB screens.
+
+    discounted_return: see `ReturnMeter`; None where the agent has no discount.
+    """
 
     seed: int
     score: float
     length: int
     screens: list[np.ndarray] = field(default_factory=list, repr=False)
+    discounted_return: float | None = None
 
     def as_row(self) -> dict:
-        return {"seed": self.seed, "score": self.score, "length": self.length}
+        row = {"seed": self.seed, "score": self.score, "length": self.length}
+        return row if self.discounted_return is None else row | {"discounted_return": self.discounted_return}
+
+
+class ReturnMeter:
+    """What an agent's values estimate, measured in N environments: the discounted sum of the rewards that follow a state.
+
+    Rewards are clipped where the agent learns from clipped ones, and the sum ends with a lost life where learning does.
+    An episode's number is the mean over its states; rewards after a time cap are not known and count as zero.
+    """
+
+    def __init__(self, num_envs: int, config):
+        self.discount = getattr(config, "discount", None)
+        self.clip = getattr(config, "reward_clip", None)
+        self.lives_end = getattr(config, "life_loss_terminal", False)
+        # A reward r after k states adds r (1 + discount + ... + discount^(k-1)) to the sum over these states
+        self.weight, self.total = np.zeros(num_envs), np.zeros(num_envs)
+
+    def add(self, step) -> None:
+        if self.discount is not None:
+            rewards = step.rewards if self.clip is None else step.rewards.clip(-self.clip, self.clip)
+            self.weight = 1 + self.discount * self.weight
+            self.total += self.weight * rewards
+            self.weight[step.life_lost & self.lives_end] = 0
+
+    def mean(self, env: int, length: int) -> float | None:
+        """Of the first episode in an environment, when it has just ended."""
+        return None if self.discount is None else float(self.total[env] / length)
 
 
 def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
@@ -66,6 +98,12 @@ def choose(policy: Policy, states: np.ndarray, epsilon: float, rngs: list, num_a
     return actions
 
 
+def begin(policy: Policy, begins: np.ndarray) -> None:
+    """Tells a policy with a memory of its own, a method `start`, that episodes begin in the masked environments (N,)."""
+    if hasattr(policy, "start"):
+        policy.start(begins)
+
+
 def play_steps(
     policy: Policy, envs, stack: int, steps: int, epsilon: float, rng: np.random.Generator, check=lambda: None
 ) -> np.ndarray:
@@ -74,6 +112,7 @@ def play_steps(
     stacked = FrameStack(1, stack, envs.obs_shape, envs.obs_dtype)
     everyone = np.ones(1, dtype=bool)
     stacked.start(envs.reset(), everyone)
+    begin(policy, everyone)
     scores = []
     for t in range(steps):
         if t % 100 == 0:
@@ -83,6 +122,7 @@ def play_steps(
         if step.done[0]:
             scores.append(step.scores[0])
             stacked.start(envs.restart(everyone), everyone)
+            begin(policy, everyone)
     return np.array(scores)
 
 
@@ -99,15 +139,18 @@ def evaluation_phase(
 
 
 def play_group(
-    policy: Policy, envs, stack: int, seeds: np.ndarray, epsilon: float, film: int | None = None, check=lambda: None
-) -> list[Episode]:
+    policy: Policy, envs, stack: int, seeds: np.ndarray, epsilon: float, film: int | None = None, check=lambda: None,
+    config=None,
+) -> list[Episode]:  # fmt: skip
     """One whole episode in each of the N environments, with the given seeds (N,). film: whose screens to keep."""
     n = len(seeds)
     stacked = FrameStack(n, stack, envs.obs_shape, envs.obs_dtype)
     rngs = [np.random.default_rng(int(seed)) for seed in seeds]
     stacked.start(envs.reset(seeds), np.ones(n, dtype=bool))
+    begin(policy, np.ones(n, dtype=bool))
     episodes: list[Episode | None] = [None] * n
     screens: list[np.ndarray] = []
+    returns = ReturnMeter(n, config)
     t = 0
     while any(e is None for e in episodes):
         if t % 100 == 0:
@@ -116,11 +159,16 @@ def play_group(
             screens.append(envs.screen(film))
         step = envs.step(choose(policy, stacked.planes, epsilon, rngs, envs.num_actions))
         stacked.push(step.obs)
+        returns.add(step)
         for i in np.flatnonzero(step.done):
             if episodes[i] is None:
-                episodes[i] = Episode(int(seeds[i]), float(step.scores[i]), int(step.lengths[i]))
+                length = int(step.lengths[i])
+                episodes[i] = Episode(
+                    int(seeds[i]), float(step.scores[i]), length, discounted_return=returns.mean(i, length)
+                )
         if step.done.any():  # those that have finished play on, unrecorded, so that the batch keeps its size
             stacked.start(envs.restart(step.done), step.done)
+            begin(policy, step.done)
         t += 1
     if film is not None:
         episodes[film].screens = screens
@@ -183,7 +231,9 @@ class Agent:
             group = seeds[start : start + GROUP]
             camera = film - first - start if film is not None and 0 <= film - first - start < len(group) else None
             envs = self._envs(len(group), camera is not None)
-            played += play_group(self.policy, envs, self.config.stack, group, self.protocol.epsilon, camera, check)
+            played += play_group(
+                self.policy, envs, self.config.stack, group, self.protocol.epsilon, camera, check, self.config
+            )
             envs.close()
         return played
 
@@ -206,9 +256,8 @@ def read_run(folder: Path) -> dict:
 
 
 def evaluate_run(folder: Path, device: str = "auto") -> dict:
-    """The final evaluation of a finished run: writes episode.mp4 and evaluation.json there, returns the latter."""
-    from common.video import write_mp4
-
+    """The final evaluation of a finished run: writes episode.mp4 (the median episode), best.mp4 (the best one, where it is
+    better) and evaluation.json there, returns the latter."""
     folder = Path(folder)
     make_deterministic(0, THREADS)
     agent = Agent(folder, device)
@@ -233,28 +282,71 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
         extra += agent.play(min(GROUP, protocol.extra_episodes - start), first_extra + start, check=check)
     seconds = time.monotonic() - started
 
-    order = np.argsort([e.score for e in scores], kind="stable")
-    median = int(order[(len(order) - 1) // 2])
-    group = median - median % GROUP
-    filmed = agent.play(min(GROUP, protocol.episodes - group), group, film=median, check=check)[median - group]
-    if filmed.as_row() != scores[median].as_row():
-        raise RuntimeError(f"filming changed episode {median}: {filmed.as_row()} instead of {scores[median].as_row()}")
-    write_mp4(folder / "episode.mp4", filmed.screens, fps=15)
+    median, best = episodes_to_film([e.score for e in scores])
+    film(agent, scores, median, folder / "episode.mp4", check)
+    if best is None:
+        (folder / "best.mp4").unlink(missing_ok=True)
+    else:
+        film(agent, scores, best, folder / "best.mp4", check)
 
     evaluation = {
         "paper": run["paper"], "variant": run["variant"], "task": run["task"], "budget": run["budget"], "seed": run["seed"],
         "weights": protocol.weights, "weights_agent_step": run["result"]["best_agent_step"],
         "weights_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         "protocol": asdict(protocol),
-        "score": run["result"]["best_score"] if protocol.score == "best_phase" else float(np.mean([e.score for e in scores])),
+        "score": seed_score(protocol.score, run, scores, folder),
         "episodes": [e.as_row() for e in scores], "extra_episodes": [e.as_row() for e in extra],
-        "video": {"episode": median, "score": filmed.score}, "device": str(agent.device),
+        "video": {"episode": median, "score": scores[median].score},
+        "best_video": None if best is None else {"episode": best, "score": scores[best].score}, "device": str(agent.device),
     }  # fmt: skip
     write_json(folder / "evaluation.json", evaluation)
     print(
         f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s", flush=True
     )
     return evaluation
+
+
+def episodes_to_film(scores: list[float]) -> tuple[int, int | None]:
+    """The numbers of the median episode and of the best one; None for the latter where it is no better."""
+    order = np.argsort(scores, kind="stable")
+    median, best = int(order[(len(order) - 1) // 2]), int(np.argmax(scores))
+    return median, best if scores[best] > scores[median] else None
+
+
+def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lambda: None) -> None:
+    """Plays the group of an episode again, its camera on, and writes the whole episode as video."""
+    from common.video import write_mp4
+
+    group = number - number % GROUP
+    size = min(GROUP, agent.protocol.episodes - group)
+    filmed = agent.play(size, group, film=number, check=check)[number - group]
+    if filmed.as_row() != played[number].as_row():
+        raise RuntimeError(f"filming changed episode {number}: {filmed.as_row()} instead of {played[number].as_row()}")
+    write_mp4(path, filmed.screens, fps=15)
+
+
+def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> float:
+    """One seed's score as the paper defines it: evaluation_mean, best_phase, or last_100_episodes of training.
+
+    The last one is read from the run's episodes.csv, which UserError says when it cannot be; without any training episode it
+    falls back to the mean of the episodes played.
+    """
+    if kind == "evaluation_mean":
+        return float(np.mean([e.score for e in played]))
+    if kind == "best_phase":
+        return run["result"]["best_score"]
+    path = folder / "episodes.csv"
+    try:
+        with open(path, newline="") as file:
+            scores = [float(row["score"]) for row in csv.DictReader(file)][-100:]
+    except (OSError, KeyError, TypeError, ValueError) as problem:
+        raise UserError(
+            f"{path} cannot be read ({problem}); start the training again, it writes the file anew"
+        ) from None
+    if not scores:  # a smoke run of a game with long episodes
+        print(f"no training episode ended: the score is the mean of the {len(played)} games just played", flush=True)
+        return float(np.mean([e.score for e in played]))
+    return float(np.mean(scores))
 
 
 def replay_recorded(folder: Path, episodes: int = 10, device: str = "auto") -> dict:

@@ -41,7 +41,7 @@ from common import papers
 from common.checkpoint import Checkpoints, fsync_folder, get_state, set_state, write_file, write_json
 from common.devices import claim_gpu
 from common.envs import ReplayableEnvs, Step
-from common.errors import UserError, run_main
+from common.errors import UserError, disk_error, run_main
 from common.evaluation import Policy, evaluation_phase
 from common.learning import make_deterministic
 
@@ -49,6 +49,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STOPPED = 75  # exit code after a signal: saved, start again to go on
 SAVE_EVERY = 300  # seconds
 LINE_EVERY = 10  # seconds
+TICK_EVERY = 5  # seconds between the ticks of a script whose workers train on their own
 CHECKPOINT_GB = 0.1  # of disk, one checkpoint of a million transitions and a Nature network; measured: 0.06
 MEMORY_GB = 1.2  # beside the frames: Python, PyTorch, network, optimiser
 LOGS = {
@@ -62,6 +63,7 @@ LOGS = {
 OUTPUTS = ("curve.csv", "episodes.csv", "timing.csv", "model.safetensors", "run.json")  # run.json last
 # What the numbers of a run depend on, beside the script itself. Comments and docstrings do not count.
 CODE = ("atari", "checkpoint", "envs", "evaluation", "learning", "replay")
+CODE_OF_SOME = ("priorities", "workers")  # counted for the scripts that import it
 
 
 class Run:
@@ -95,7 +97,8 @@ class Run:
         self._files: dict[str, Any] = {}
         self._lock: Any = None
         # The text of each log so far; `checkpoint/live/` holds a copy to look at
-        self._logs = {name: bytearray(",".join(head) + "\n", "utf-8") for name, head in LOGS.items()}
+        self.heads = LOGS | {"curve.csv": LOGS["curve.csv"] + curve_columns(self.paper.name)}
+        self._logs = {name: bytearray(",".join(head) + "\n", "utf-8") for name, head in self.heads.items()}
         self._seconds_before, self._attempts, self._evaluation_seconds, self._saves = 0.0, 1, 0.0, 0
         self._stop: int | None = None
         self._reached_in_a_row = 0
@@ -118,9 +121,10 @@ class Run:
             self._lock.seek(0)
             say(f"{self.folder} is in use by process {self._lock.read().strip() or '?'}; waiting until it ends")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        with contextlib.suppress(OSError):  # only informs; a full disk must not end here
+            os.ftruncate(self._lock.fileno(), 0)
+            os.write(self._lock.fileno(), str(os.getpid()).encode())
+        self._finish_putting_aside()
         if fresh:
             self._put_aside("--fresh was given")
         done = self._read_done()
@@ -150,21 +154,24 @@ class Run:
         """Lets go of the folder, after the checkpoint that is being written."""
         with contextlib.suppress(UserError):
             self.checkpoints.wait()
-        for file in self._files.values():
-            file.close()
-        if self._lock:
-            self._lock.close()
+        for file in [*self._files.values(), *([self._lock] if self._lock else [])]:
+            with contextlib.suppress(OSError):  # what a full disk has no room for
+                file.close()
 
     def _read_done(self) -> dict | None:
         try:
-            done = json.loads((self.work / "done" / "done.json").read_text())
+            try:
+                text = (self.work / "done" / "done.json").read_text()
+            except FileNotFoundError:
+                return None
+            done = json.loads(text)
+            if set(done["sha256"]) != set(OUTPUTS):
+                raise ValueError(f"done.json names {', '.join(sorted(done['sha256']))[:200]}, not {', '.join(OUTPUTS)}")
             for name, checksum in done["sha256"].items():
                 if hashlib.sha256((self.work / "done" / name).read_bytes()).hexdigest() != checksum:
                     raise ValueError(f"{name} does not match its checksum")
             return {"key": str(done["key"]), "stopped": done.get("stopped")}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             self._put_aside(f"the finished run in {self.work / 'done'} is torn ({problem})")
             return None
 
@@ -173,16 +180,23 @@ class Run:
         things = [p for p in self.work.iterdir() if p.name != ".lock" and not p.name.startswith("stale-")]
         if not any(p.name.startswith(("step-", "done")) for p in things):
             return
-        number = 1
+        (self.work / ".aside").mkdir()  # from here on the next start goes on with it, should this one end
+        aside = self._finish_putting_aside()
+        say(f"starting over: {why}. The earlier run was put aside in {aside}")
+
+    def _finish_putting_aside(self) -> Path | None:
+        """Moves what is left of an earlier run into `.aside`, which then gets its name: frames and checkpoints stay together."""
+        collected, number = self.work / ".aside", 1
+        if not collected.is_dir():
+            return None
+        for thing in list(self.work.iterdir()):
+            if thing.name not in (".lock", ".aside") and not thing.name.startswith("stale-"):
+                thing.rename(collected / thing.name)
         while (aside := self.work / f"stale-{number}").exists():
             number += 1
-        aside.mkdir()
-        for thing in sorted(
-            things, key=lambda p: p.name == "frames.bin"
-        ):  # checkpoints first: none is left without frames
-            thing.rename(aside / thing.name)
         self.live.mkdir(exist_ok=True)
-        say(f"starting over: {why}. The earlier run was put aside in {aside}")
+        collected.rename(aside)
+        return aside
 
     def slack(self, capacity: int) -> int:
         """Slots of the frames' ring beyond the capacity: what can be written between four checkpoints."""
@@ -305,6 +319,12 @@ class Run:
 
     # --- during training ---
 
+    seconds_between_ticks = TICK_EVERY
+
+    def interrupted(self) -> bool:
+        """True after a signal: the next `tick` saves and leaves."""
+        return self._stop is not None
+
     def _on_signal(self, number: int, _frame) -> None:
         self._stop = number
 
@@ -399,11 +419,14 @@ class Run:
         config = script.Config(**self.settings)
         scores = evaluation_phase(script, config, self.task, policy, self.seed, at.evaluations, check)
         self._evaluation_seconds += time.monotonic() - started
-        best = self.task.published.value if self.task.published else self.task.bar
-        self._reached_in_a_row = (
-            self._reached_in_a_row + 1 if len(scores) and best is not None and scores.mean() >= best else 0
-        )
+        self._compare(scores)
         return scores
+
+    def _compare(self, scores: Any) -> None:
+        """Counts how many phases in a row stand at the published score."""
+        best = self.task.published.value if self.task.published else self.task.bar
+        at_it = len(scores) > 0 and best is not None and float(np.mean(scores)) >= best
+        self._reached_in_a_row = self._reached_in_a_row + 1 if at_it else 0
 
     def reached(self, at: Any) -> bool:
         """True when the run may end early: two evaluation phases in a row at the published score, where that was asked for."""
@@ -421,19 +444,29 @@ class Run:
             self.recent.append(float(step.scores[i]))
         return int(step.done.sum())
 
-    def log_phase(self, at: Any, scores: np.ndarray, **values: float) -> None:
-        """A row of the curve: `scores` of the evaluation phase and any other columns of it."""
+    def log_episode(self, at: Any, score: float, length: int) -> int:
+        """As `log_episodes`, for one episode that ended in a worker's environment."""
+        self._append("episodes.csv", (at.episodes + 1, at.agent_steps, self._frames(at), _plain(score), length))
+        self.recent.append(score)
+        return 1
+
+    def log_phase(self, at: Any, scores: np.ndarray | None, **values: float) -> None:
+        """A row of the curve: `scores` of the evaluation phase (None: the paper has none) and any other columns of it."""
         row = {
             "agent_steps": at.agent_steps, "frames": self._frames(at), "updates": at.updates, "episodes": at.episodes,
-            "eval_score": float(np.mean(scores)) if len(scores) else None, "eval_episodes": len(scores),
+            "eval_score": float(np.mean(scores)) if scores is not None and len(scores) else None,
+            "eval_episodes": 0 if scores is None else len(scores),
             "train_score_100": float(np.mean(self.recent)) if self.recent else None,
         } | values  # fmt: skip
-        self._append("curve.csv", tuple(_plain(row.get(name)) for name in LOGS["curve.csv"]))
+        self._append("curve.csv", tuple(_plain(row.get(name)) for name in self.heads["curve.csv"]))
         self._append("timing.csv", (at.agent_steps, round(self._seconds(), 2), round(self._rate(at), 1)))
         if self.tracker:
             self.tracker.log({name: value for name, value in row.items() if value is not None})
-        shown = f"{row['eval_score']:.2f}" if row["eval_score"] is not None else "no episode ended"
-        say(f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes")
+        if scores is None:  # the paper's score is that of the last hundred training episodes
+            self._compare(self.recent if len(self.recent) == 100 else ())
+        else:
+            shown = f"{row['eval_score']:.2f}" if len(scores) else "no episode ended"
+            say(f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes")
 
     def _append(self, name: str, row: tuple) -> None:
         line = (",".join(map(str, row)) + "\n").encode()
@@ -461,11 +494,12 @@ class Run:
 
     def _line(self, at: Any, now: float) -> None:
         rate = (at.agent_steps - self._steps_at_line) / (now - self._last_line)
-        left = (self.settings["training_steps"] - at.agent_steps) / max(self._rate(at), 1e-9)
+        overall = self._rate(at)  # none yet when a run is resumed at a long evaluation phase
+        left = (self.settings["training_steps"] - at.agent_steps) / overall if overall > 0 else None
         mean = f"mean of the last {len(self.recent)}: {np.mean(self.recent):.2f}" if self.recent else "no episode yet"
         say(
             f"{self._frames(at):,} frames  {at.episodes:,} episodes  {mean}  {rate:.0f} steps/s  "
-            f"{datetime.timedelta(seconds=int(left))} left"
+            f"{f'{datetime.timedelta(seconds=int(left))} left' if left is not None and left < 1e12 else ''}"
         )
         self._last_line, self._steps_at_line, self._line_rate = now, at.agent_steps, rate
         self._status("training")
@@ -501,7 +535,8 @@ class Run:
             "progress": {"agent_steps": at.agent_steps, "frames": self._frames(at), "updates": at.updates, "episodes": at.episodes},
             "frames_per_agent_step": self.frames_per_step, "paper_frames": self.task.paper_frames,
             "result": {
-                "best_score": at.best_score, "best_agent_step": at.best_agent_step or at.agent_steps,
+                "best_score": getattr(at, "best_score", None),
+                "best_agent_step": getattr(at, "best_agent_step", 0) or at.agent_steps,
                 "stopped": "length" if at.agent_steps >= self.settings["training_steps"] else "reached", "counts": counts,
             },
             "provenance": self.provenance | {"finished": _now(), "notes": self.notes},
@@ -582,10 +617,17 @@ def say(text: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
 
 
+def curve_columns(paper: str) -> tuple[str, ...]:
+    """What the paper's script adds to the columns of every curve: its constant CURVE."""
+    return tuple(getattr(importlib.import_module(f"replications.{paper}.train"), "CURVE", ()))
+
+
 def code_fingerprint(paper: str) -> str:
     """SHA-256 over what a run's numbers depend on, comments, docstrings and layout left out."""
     digest = hashlib.sha256()
-    for path in [ROOT / "replications" / paper / "train.py", *(ROOT / "common" / f"{name}.py" for name in CODE)]:
+    script = ROOT / "replications" / paper / "train.py"
+    names = [*CODE, *(name for name in CODE_OF_SOME if f"from common.{name} import" in script.read_text())]
+    for path in [script, *(ROOT / "common" / f"{name}.py" for name in names)]:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -702,7 +744,10 @@ def parse(paper: str, config_class: type, arguments: list[str]) -> tuple[argpars
     known.device = pick_device(known.device)
     budget = papers.resolve_budget(known.budget, task, known.device)
     resolved = papers.resolve(folder, known.variant, known.task, budget)
-    config = tyro.cli(config_class, default=config_class(**resolved.settings), args=rest)
+    # What a script cannot have on this machine (A3C: as many workers as the paper) it says itself
+    fit = getattr(sys.modules[config_class.__module__], "fit_to_machine", lambda _: {})
+    fitted = resolved.settings | fit(config_class(**resolved.settings))
+    config = tyro.cli(config_class, default=config_class(**fitted), args=rest)
     overrides = {k: v for k, v in dataclasses.asdict(config).items() if v != resolved.settings[k]}
     return known, papers.resolve(folder, known.variant, known.task, budget, overrides)
 
@@ -729,6 +774,8 @@ def main(paper: str, config_class: type, train) -> None:
         except BaseException as problem:
             if run._parts:
                 run._status("failed", str(problem))
+            if isinstance(problem, OSError):
+                raise disk_error(problem, run.folder) from problem
             raise
         finally:
             run.close()
