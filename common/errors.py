@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -11,12 +12,33 @@ class UserError(Exception):
     """Something the user gave or did; command lines print it and exit 2."""
 
 
+# What the disk or its owner says no to: no fault of the code, so no traceback
+DISK = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG")
+    if hasattr(errno, name)
+}
+
+
+def disk_error(problem: OSError, where: object) -> UserError:
+    """A disk that is full, broken or not ours to write on, in words. Any other OSError is raised again as it is."""
+    if problem.errno not in DISK:
+        raise problem
+    return UserError(
+        f"{problem.filename or where}: {problem.strerror}; what was saved before is kept. "
+        "Free some space or make the folder writable, then start the same command again"
+    )
+
+
 def run_main(fn: Callable[[], object]) -> object:
-    """`fn()`; a UserError becomes `error: ...` on stderr and exit code 2."""
+    """`fn()`; a UserError becomes `error: ...` on stderr and exit code 2, and so does a disk that is full or not writable."""
     try:
         return fn()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except OSError as problem:
+        print(f"error: {disk_error(problem, 'a file could not be written')}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

@@ -124,7 +124,9 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
     if with_weights:
         write_file(folder / "model.safetensors", save_tensors(rounded(run)))
         recorded = final_evaluation.evaluate_run(folder, device)
-        cut(folder / "episode.mp4", folder / "episode.mp4", VIDEO_SECONDS)
+        for video in ("episode.mp4", "best.mp4"):  # there is no best one where it is no better than the median
+            if (folder / video).exists():
+                cut(folder / video, folder / video, VIDEO_SECONDS)
         notes.append(
             f"recorded with weights rounded to float16 and evaluated anew with them: {float(recorded['score']):.6g}; "
             f"before rounding {run.score:.6g}"

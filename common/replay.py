@@ -5,7 +5,11 @@ was written last is the current observation; it has no transition yet. The last 
 never with a transition, so that a transition cut by a time cap still has its true successor to bootstrap from.
 
 A transition may be sampled if its stack and its successor are still in the ring: one that reaches across the write head has no
-mass. Planes from before an episode's first frame are zero. Sampling is uniform over all transitions that may be sampled.
+mass. Planes from before an episode's first frame are zero. Sampling is uniform over all transitions that may be sampled; for
+other distributions `common/priorities.py` sits on the same slots.
+
+With `n_step`, a transition reaches over n agent steps, or fewer where its episode ends before: a terminal or a time cap within the
+n steps is its end. It may be sampled once its n steps, or that end, have been stored.
 
 The ring has `slack` slots beyond the capacity. They are never sampled; they keep what a checkpoint refers to from being
 overwritten by frames that come after it, so that the frames themselves need not be copied into checkpoints.
@@ -33,6 +37,8 @@ class Batch:
     states, next_states: (B, stack, *obs_shape) in the memory's dtype; next_states of a terminal transition are meaningless.
     actions: (B,) int64; rewards: (B,) float32; terminals: (B,) bool, True where nothing may be bootstrapped.
     indices: (B, 2) int64 numpy, environment and slot, as `Replay.gather` takes them.
+    steps: None; with `n_step` (B,) int64, the agent steps k <= n from states to next_states. Then rewards are (B, n), zero from the
+    k-th on, and terminals say whether the k-th step ended in a terminal.
     """
 
     states: torch.Tensor
@@ -41,6 +47,7 @@ class Batch:
     next_states: torch.Tensor
     terminals: torch.Tensor
     indices: np.ndarray
+    steps: torch.Tensor | None = None
 
 
 def bytes_needed(capacity: int, slack: int, obs_shape: tuple[int, ...], obs_dtype) -> int:
@@ -51,7 +58,8 @@ def bytes_needed(capacity: int, slack: int, obs_shape: tuple[int, ...], obs_dtyp
 class Replay:
     """The last `capacity` slots of N environments, uniformly sampled.
 
-    capacity, slack: slots over all environments. stack: frames in a state. folder: where the frames' ring is kept as a
+    capacity, slack: slots over all environments. stack: frames in a state. n_step: see above; None: plain transitions of one step.
+    folder: where the frames' ring is kept as a
     memory-mapped file; None keeps it in memory. device: where batches go; on CUDA a copy of the ring lives there when it fits.
     """
 
@@ -65,16 +73,18 @@ class Replay:
         *,
         num_envs: int = 1,
         stack: int = 4,
+        n_step: int | None = None,
         slack: int = 0,
         folder: Path | None = None,
         device: torch.device | str = "cpu",
     ):
         self.window = capacity // num_envs
-        if self.window < stack + 2:
+        least = stack + 1 + (n_step or 1)
+        if self.window < least:
             raise UserError(
-                f"a replay capacity of {capacity} is too small for {num_envs} environments: at least {(stack + 2) * num_envs}"
+                f"a replay capacity of {capacity} is too small for {num_envs} environments: at least {least * num_envs}"
             )
-        self.num_envs, self.stack, self.device = num_envs, stack, torch.device(device)
+        self.num_envs, self.stack, self.n_step, self.device = num_envs, stack, n_step, torch.device(device)
         self.slots = self.window + -(-slack // num_envs)
         shape = (num_envs, self.slots, *obs_shape)
         self.frames = _ring(folder, shape, np.dtype(obs_dtype))
@@ -144,10 +154,24 @@ class Replay:
         reach = np.minimum(self.age[env, slot], self.stack - 1)
         return (
             (position >= 0)
-            & (position < self.written[env] - 1)
+            & self.outcome_known(env, position)
             & (position - reach >= oldest)
             & self.complete[env, slot]
         )
+
+    def outcome_known(self, env: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """Whether the n successors (one without `n_step`) are stored, or the episode's end before them; (K,) bool.
+
+        If it holds for a position, then for all before it in the same environment.
+        """
+        newest = self.written[env] - 1
+        if self.n_step is None:
+            return position < newest
+        known = position + self.n_step <= newest
+        for k in range(self.n_step):
+            slot = (position + k) % self.slots
+            known |= (position + k < newest) & (self.terminals[env, slot] | ~self.complete[env, slot])
+        return known
 
     def draw(self, rng: np.random.Generator, batch_size: int) -> np.ndarray:
         """(batch_size, 2) int64: environment and slot, uniform with replacement over all transitions that may be sampled."""
@@ -175,6 +199,8 @@ class Replay:
 
     def gather(self, indices: np.ndarray) -> Batch:
         """The transitions at (B, 2) indices (environment, slot), stacks rebuilt."""
+        if self.n_step is not None:
+            return self._gather_steps(indices)
         env, slot = indices[:, 0], indices[:, 1]
         frames = self._stacked(env, slot, self._lags)
         actions = torch.from_numpy(self.actions[env, slot].astype(np.int64))
@@ -187,6 +213,33 @@ class Replay:
             next_states=frames[:, 1:],
             terminals=terminals.to(self.device, non_blocking=True),
             indices=indices,
+        )
+
+    def _gather_steps(self, indices: np.ndarray) -> Batch:
+        env, slot = indices[:, 0], indices[:, 1]
+        slots = (slot[:, None] + np.arange(self.n_step)) % self.slots
+        terminal, complete = self.terminals[env[:, None], slots], self.complete[env[:, None], slots]
+        # A step counts if it was taken (the last observation of an episode has none) and no terminal came before it
+        counts = np.logical_and.accumulate(complete, axis=1)
+        counts[:, 1:] &= ~np.logical_or.accumulate(terminal & complete, axis=1)[:, :-1]
+        steps = counts.sum(axis=1)
+        host = (
+            self.actions[env, slot].astype(np.int64),
+            np.where(counts, self.rewards[env[:, None], slots], np.float32(0)),
+            terminal[np.arange(len(env)), steps - 1],
+            steps,
+        )
+        actions, rewards, terminals, steps_there = (
+            torch.from_numpy(x).to(self.device, non_blocking=True) for x in host
+        )
+        return Batch(
+            states=self._stacked(env, slot, self._lags[:-1]),
+            actions=actions,
+            rewards=rewards,
+            next_states=self._stacked(env, (slot + steps) % self.slots, self._lags[:-1]),
+            terminals=terminals,
+            indices=indices,
+            steps=steps_there,
         )
 
     def sample(self, rng: np.random.Generator, batch_size: int) -> Batch:
