@@ -178,8 +178,13 @@ class GymEnvs(ReplayableEnvs):
     reseed_every = 1
 
     def __init__(self, env_id: str, num_envs: int, seed: int):
-        limit = gymnasium.spec(env_id).max_episode_steps
-        super().__init__(num_envs, seed, limit)
+        spec = gymnasium.spec(env_id)
+        super().__init__(num_envs, seed, spec.max_episode_steps)
+        if "mujoco" in str(spec.entry_point):
+            import mujoco
+
+            # or MuJoCo leaves a MUJOCO_LOG.TXT in the current folder over attributes of Gymnasium's own model files
+            mujoco.set_mju_user_warning(lambda _: None)
         self.envs = [gymnasium.make(env_id).unwrapped for _ in range(num_envs)]
         self.obs_shape = self.envs[0].observation_space.shape
         self.obs_dtype = np.dtype(np.float32)

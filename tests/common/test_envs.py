@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from common.envs import GymEnvs
 
@@ -48,3 +49,35 @@ def test_restored_cartpole_continues_identically():
         assert (a.scores == b.scores).all()
         if a.done.any():
             assert (one.restart(a.done) == two.restart(b.done)).all()
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "Reacher-v5"])
+def test_vector_actions_are_clipped_kept_and_replayed(env_id):
+    """Restored from (seed, resets, actions) a MuJoCo task goes on with the same bits; actions beyond the bounds act like the bound."""
+    rng = np.random.default_rng(0)
+    envs = GymEnvs(env_id, 2, seed=5)
+    envs.reset()
+    for _ in range(70):
+        step = envs.step(rng.normal(0, 2, size=(2, *envs.action_shape)))
+        if step.done.any():
+            envs.restart(step.done)
+    copy = GymEnvs(env_id, 2, seed=5)
+    copy.load_state_dict(envs.state_dict())
+    wide, bound = np.full((2, *envs.action_shape), 50.0), np.tile(envs.envs[0].action_space.high, (2, 1))
+    for _ in range(3):
+        one, two = envs.step(wide), copy.step(bound)
+        assert np.array_equal(one.obs, two.obs)
+        assert np.array_equal(one.scores, two.scores)
+        assert np.array_equal(one.lengths, two.lengths)
+
+
+def test_the_picture_of_a_mujoco_task_moves_with_it():
+    envs = GymEnvs("InvertedPendulum-v5", 1, seed=0)
+    envs.reset()
+    before = envs.screen(0)
+    for _ in range(3):
+        envs.step(np.full((1, 1), 3.0))
+    after = envs.screen(0)
+    assert before.shape == (210, 160, 3)
+    assert before.dtype == np.uint8
+    assert (before != after).any(axis=2).sum() > 50  # the cart has moved
