@@ -44,6 +44,7 @@ class Plan:
     scaling_rounds: int
     emulator_steps: int  # agent steps of a slice
     training_steps: int
+    ppo_steps: int  # of a slice, whole iterations of 1,024
     evaluation_steps: int
     updates: int  # of a slice, whole, and as many in parts
     samples: int
@@ -58,9 +59,25 @@ class Plan:
 
 
 FULL = Plan(
-    "full", 9, 3, 1500, 320, 400, 15, 300, (1, 2, 4, 8, 16, 32, 64), 1200, 1_000_000, 200_000, 400, 2000, 540, True
+    "full",
+    9,
+    3,
+    1500,
+    320,
+    1024,
+    400,
+    15,
+    300,
+    (1, 2, 4, 8, 16, 32, 64, 128, 256),
+    1200,
+    1_000_000,
+    200_000,
+    400,
+    2000,
+    840,
+    True,
 )
-QUICK = Plan("quick", 3, 1, 300, 60, 100, 3, 100, (1, 4), 240, 50_000, 50_000, 20, 200, 45, False)
+QUICK = Plan("quick", 3, 1, 300, 60, 1024, 100, 3, 100, (1, 4), 240, 50_000, 50_000, 20, 200, 45, False)
 
 
 @dataclass(frozen=True)
@@ -235,15 +252,33 @@ def dqn(bench: Bench) -> None:
         bench.probe(worker, (name,), lambda: {name: count / worker.ask("steps", count)})
 
     rate(bench.worker("dqn", "learning:training_worker", capacity=capacity), "dqn_steps_per_second", steps)
-    if importlib.util.find_spec("stable_baselines3") is None:
-        bench.note(f"Stable-Baselines3 is not installed, its figures are left out; to have them: {INSTALL}")
-    else:
+    if sb3_is_there(bench):
         peer = bench.worker("sb3", "learning:sb3_worker", capacity=10_000)
         memory = bench.samples["sb3_replay_gb_per_million"]
         bench.at_start.append(lambda: memory.append(peer.ready / 1000))  # from bytes per transition
         rate(peer, "sb3_dqn_steps_per_second", steps)
     evaluation = bench.worker("evaluation", "learning:evaluation_worker")
     rate(evaluation, "dqn_evaluation_steps_per_second", bench.plan.evaluation_steps)
+
+
+def ppo(bench: Bench) -> None:
+    """PPO on Pong end to end, as the paper and as the released code, and Stable-Baselines3's beside it."""
+    steps = bench.plan.ppo_steps
+
+    def rate(worker: Worker, name: str) -> None:
+        bench.probe(worker, (name,), lambda: {name: steps / worker.ask("steps", steps)})
+
+    for name, variant in (("ppo", None), ("ppo2", "ppo2")):
+        rate(bench.worker(name, "learning:on_policy_worker", paper="ppo", variant=variant), f"{name}_steps_per_second")
+        if name == "ppo2" and sb3_is_there(bench):
+            rate(bench.worker("sb3_ppo", "learning:sb3_ppo_worker"), "sb3_ppo_steps_per_second")
+
+
+def sb3_is_there(bench: Bench) -> bool:
+    if importlib.util.find_spec("stable_baselines3") is not None:
+        return True
+    bench.note(f"Stable-Baselines3 is not installed, its figures are left out; to have them: {INSTALL}")
+    return False
 
 
 def scaling(bench: Bench) -> None:
@@ -262,6 +297,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "environment": environment,
     "update": update,
     "dqn": dqn,
+    "ppo": ppo,
     "replay": replay,
     "memory": memory,
     "scaling": scaling,

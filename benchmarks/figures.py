@@ -48,6 +48,13 @@ FIGURES = {
     "sb3_dqn_steps_per_second": Figure(RATE, "Stable-Baselines3's DQN at the same hyper-parameters"),
     "dqn_over_sb3": Figure("ratio", "DQN over Stable-Baselines3's", (">=", 1.5)),
     "dqn_over_emulator": Figure("ratio", "DQN over the emulator alone"),
+    "ppo_steps_per_second": Figure(
+        RATE, "PPO on Pong, the paper's small network, 3 epochs, 8 environments", (">=", 600)
+    ),
+    "ppo2_steps_per_second": Figure(RATE, "its variant ppo2: Nature network, 4 epochs, 8 environments"),
+    "sb3_ppo_steps_per_second": Figure(RATE, "Stable-Baselines3's PPO at the hyper-parameters of ppo2"),
+    "ppo_over_sb3": Figure("ratio", "ppo2 over Stable-Baselines3's", (">=", 1.3)),
+    "a3c_steps_per_second": Figure(RATE, "A3C on Pong, one worker a core, one environment each", (">=", 600)),
     "rss_empty_gb": Figure(GB, "resident memory with an empty ring"),
     "rss_full_gb": Figure(GB, "resident memory with a full ring"),
     "rss_growth_gb": Figure(GB, "growth after that, over further steps, updates and checkpoints", ("<=", 0.05)),
@@ -62,6 +69,7 @@ RATIOS = {
     "env_nature_over_bare": ("env_nature_steps_per_second", "emulator_rgb_steps_per_second"),
     "dqn_over_sb3": ("dqn_steps_per_second", "sb3_dqn_steps_per_second"),
     "dqn_over_emulator": ("dqn_steps_per_second", "emulator_steps_per_second"),
+    "ppo_over_sb3": ("ppo2_steps_per_second", "sb3_ppo_steps_per_second"),
 }
 SCALING = "{kind}_steps_per_second_{envs}"  # kind: emulator, env_ale, env_nature; figures of their own, by size
 RESIDENT = "rss_gb_{transitions}"

@@ -38,10 +38,15 @@ class PausingRun(runs.Run):
 
 
 def open_run(
-    paper: str, folder: Path, threads: int, overrides: dict[str, Any], run_class: type[runs.Run] = PausingRun
+    paper: str,
+    folder: Path,
+    threads: int,
+    overrides: dict[str, Any],
+    run_class: type[runs.Run] = PausingRun,
+    variant: str | None = None,
 ) -> tuple[Any, ModuleType, Any]:
     """A run of Pong below `folder` as the command line would make it: the run, the paper's script and its config."""
-    resolved = papers.resolve(papers.load_paper(paper), None, TASK, "paper", {"training_steps": NEVER} | overrides)
+    resolved = papers.resolve(papers.load_paper(paper), variant, TASK, "paper", {"training_steps": NEVER} | overrides)
     script = importlib.import_module(f"replications.{paper}.train")
     run = run_class(resolved, 1, device="cpu", threads=runs.prepare(1, threads), results=folder)
     run.open()
@@ -71,6 +76,69 @@ def training_worker(connection: Connection, options: dict[str, Any]) -> None:
         script.train(config, run)
     finally:
         run.close()
+
+
+def on_policy_worker(connection: Connection, options: dict[str, Any]) -> None:
+    """The script's own `train`, of a paper without replay memory. Answers ("steps", n) with the seconds that n agent steps took,
+    n a multiple of an iteration's.
+
+    options: paper, variant, folder, threads.
+    """
+    run, script, config = open_run(
+        options["paper"], options["folder"], options["threads"], {}, variant=options["variant"]
+    )
+    run.gate = Gate(connection, config.num_envs * config.rollout_steps)
+    try:
+        script.train(config, run)
+    finally:
+        run.close()
+
+
+def sb3_ppo_worker(connection: Connection, options: dict[str, Any]) -> None:
+    """Stable-Baselines3's PPO with its own Atari wrappers at the hyper-parameters of the variant `ppo2`.
+
+    Answers ("steps", n) with the seconds that n agent steps took, n a multiple of an iteration's. options: threads.
+    """
+    import ale_py
+    import gymnasium
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    gymnasium.register_envs(ale_py)
+    torch.set_num_threads(options["threads"])
+    resolved = papers.resolve(papers.load_paper("ppo"), "ppo2", TASK, "paper")
+    c = importlib.import_module("replications.ppo.train").Config(**resolved.settings)
+    wrappers = {"noop_max": c.noop_max, "frame_skip": c.frame_skip, "terminal_on_life_loss": c.life_loss_terminal}
+    envs = VecFrameStack(
+        make_atari_env("PongNoFrameskip-v4", n_envs=c.num_envs, seed=1, wrapper_kwargs=wrappers), n_stack=c.stack
+    )
+    model = PPO(
+        "CnnPolicy",
+        envs,
+        learning_rate=c.learning_rate,
+        n_steps=c.rollout_steps,
+        batch_size=c.minibatch_size,
+        n_epochs=c.epochs,
+        gamma=c.discount,
+        gae_lambda=c.gae_lambda,
+        clip_range=c.clip,
+        clip_range_vf=c.clip,
+        ent_coef=c.entropy_coefficient,
+        vf_coef=c.value_coefficient,
+        max_grad_norm=c.gradient_norm_clip,
+        seed=1,
+        device="cpu",
+    )
+    gate = Gate(connection, c.num_envs * c.rollout_steps)
+
+    class Slices(BaseCallback):
+        def _on_step(self) -> bool:
+            gate(self.num_timesteps)
+            return True
+
+    model.learn(total_timesteps=NEVER, callback=Slices(), log_interval=None)
 
 
 def evaluation_worker(connection: Connection, options: dict[str, Any]) -> None:
