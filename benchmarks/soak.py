@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import sys
 import tempfile
 import time
 import zlib
@@ -250,8 +249,7 @@ def names() -> list[str]:
 
 def soak(minutes: float, every: float, folder: Path, threads: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Runs `replications/dqn/train.py` below `folder`, which is left empty; returns what soak.json holds."""
-    began = machine.now()
-    load = machine.load_average()
+    began, commit, load = machine.now(), machine.commit(), machine.load_average()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as results:
         run, script, config = open_run("dqn", Path(results), threads, SETTINGS | overrides, SoakRun)
@@ -262,8 +260,8 @@ def soak(minutes: float, every: float, folder: Path, threads: int, overrides: di
         finally:
             run.close()
     about = {
-        "command": " ".join(["python -m benchmarks.soak", *sys.argv[1:]]), "began": began, "commit": machine.commit(),
-        "machine": machine.describe(), "versions": machine.versions(), "load_average_before": load,
+        "command": f"python -m benchmarks.soak --minutes {minutes:g} --threads {threads}", "began": began, "commit": commit,
+        "machine": machine.describe(), "versions": machine.versions(), "load_average": {"start": load, "end": machine.load_average()},
         "pytorch_threads": run.threads, "replay_slots": config.replay_capacity + run.slack(config.replay_capacity),
     }  # fmt: skip
     return summary(run, about)

@@ -51,8 +51,20 @@ def area_frame(rgb: np.ndarray) -> np.ndarray:
     return cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
+CROP_2013 = slice(18, 102)  # rows of the 110 that are kept
+
+
+def dqn_2013_frame(rgb: np.ndarray) -> np.ndarray:
+    """(210, 160, 3) uint8 RGB -> (84, 84) uint8: luminance, a bilinear resize to 110 x 84, and a crop of its lower part.
+
+    Source: Mnih et al. 2013, section 4.1, which does not say where it crops: here 18 rows go at the top and 8 at the bottom.
+    """
+    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(gray, (SIZE, 110), interpolation=cv2.INTER_LINEAR)[CROP_2013]
+
+
 # "ale" is the emulator's own, and comes out of the Python pipeline only where screens are kept
-PREPROCESSING = {"nature": nature_frame, "area": area_frame, "ale": area_frame}
+PREPROCESSING = {"nature": nature_frame, "area": area_frame, "ale": area_frame, "dqn_2013": dqn_2013_frame}
 
 
 class AtariEnvs(ReplayableEnvs):
@@ -62,7 +74,8 @@ class AtariEnvs(ReplayableEnvs):
     are built by the replay memory or by `FrameStack`.
 
     preprocessing: "nature" takes the maximum over the last two raw frames per RGB channel, then luminance, then a bilinear
-    resize; "area" the same with a resize by area (OpenAI's baselines); "ale" lets the emulator's threads take luminance first and resize by area: faster, and not the papers'.
+    resize; "area" the same with a resize by area (OpenAI's baselines); "ale" lets the emulator's threads take luminance first and resize by area: faster, and not the papers';
+    "dqn_2013" takes the last raw frame alone, and crops (`dqn_2013_frame`).
     noop_max: episodes start with 1 to this many no-op frames, uniformly; 0 for none.
     max_frames: emulator frames after which an episode is truncated, or None.
     threads: C++ emulator threads (0: one per environment, at most one per core); they never change results.
@@ -103,7 +116,7 @@ class AtariEnvs(ReplayableEnvs):
             grayscale=self._in_cpp,
             stack_num=1,
             frameskip=frame_skip,
-            maxpool=True,
+            maxpool=preprocessing != "dqn_2013",
             noop_max=noop_max + 1 if noop_max else 0,  # it draws from 0 to one less; `_reset` draws again at 0
             episodic_life=False,
             life_loss_info=False,

@@ -18,12 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from common.errors import UserError
 
 KEEP = 2  # complete checkpoints: the newest and the one before it
+# What reading a damaged or forged file can raise
+TORN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, SafetensorError)
 
 
 # --- objects with state ---
@@ -189,7 +192,7 @@ class Checkpoints:
                 for other in bad:  # so that they do not count as checkpoints that are kept
                     other.rename(_unused(self.folder, f"torn-{other.name}"))
                 return state, logs
-            except (OSError, ValueError, KeyError, TypeError) as problem:
+            except TORN as problem:
                 torn.append(f"{folder.name}: {problem}")
                 print(f"checkpoint {folder.name} is torn ({problem}); trying the one before it", flush=True)
                 bad.append(folder)
@@ -219,7 +222,7 @@ class Checkpoints:
         try:
             self._read(folder)
             return True
-        except (OSError, ValueError, KeyError, TypeError):
+        except TORN:
             return False
 
     def keys(self) -> set[str]:
@@ -228,6 +231,6 @@ class Checkpoints:
         for folder in self.all():
             try:
                 found.add(str(json.loads((folder / "manifest.json").read_text())["key"]))
-            except (OSError, ValueError, KeyError, TypeError):
+            except TORN:
                 continue
         return found

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
+from common import tracking
 from common.atari import FrameStack
 from common.checkpoint import write_json
 from common.errors import UserError, run_main
@@ -86,6 +87,9 @@ def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> N
     if wanted != given:
         odd = sorted(set(wanted.items()) ^ set(given.items()))[0]
         raise ValueError(f"the weights do not fit the network, first at {odd[0]!r} of shape {odd[1]}")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds values that are not numbers")
     module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()})
 
 
@@ -198,11 +202,19 @@ class Agent:
         self.device = (
             torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
         )
-        resolved = resolve(r["paper"], r["variant"], r["task"], r["budget"])
+        try:  # the settings too: of names and types that the script knows
+            resolved = resolve(r["paper"], r["variant"], r["task"], r["budget"], r["settings"])
+        except UserError as problem:
+            raise UserError(f"{self.folder / 'run.json'}: {problem}") from None
         self.protocol, self.task = resolved.protocol, resolved.task
         self.script = importlib.import_module(f"replications.{r['paper']}.train")
         self.config = self.script.Config(**r["settings"])
-        probe = self._envs(1)
+        try:
+            probe = self._envs(1)
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as problem:
+            raise UserError(
+                f"{self.folder / 'run.json'}: no environment can be made with its settings ({problem})"
+            ) from None
         self.num_actions, self.obs_shape = probe.num_actions, probe.obs_shape
         probe.close()
         path = self.folder / "model.safetensors"
@@ -211,7 +223,7 @@ class Agent:
             self.policy = self.script.load_policy(self.config, self.num_actions, self.obs_shape, weights, self.device)
         except FileNotFoundError:
             raise UserError(f"{path} is missing: only runs whose weights were kept can be played") from None
-        except (SafetensorError, ValueError) as problem:
+        except (SafetensorError, ArithmeticError, RuntimeError, TypeError, ValueError) as problem:
             raise UserError(f"{path} cannot be used ({problem}); train that run again") from None
 
     def _envs(self, num_envs: int, film: bool = False):
@@ -240,16 +252,31 @@ class Agent:
 
 def read_run(folder: Path) -> dict:
     """run.json, checked for what is needed to evaluate. Raises UserError when it is missing or torn."""
+    from common.papers import NAME
+
     path = folder / "run.json"
     try:
         run = json.loads(path.read_text())
         missing = [k for k in ("paper", "variant", "task", "budget", "seed", "settings", "result") if k not in run]
         if missing:
             raise ValueError(f"no {missing[0]!r}")
+        for key in ("paper", "variant", "task"):  # they become folders and a module
+            if not (isinstance(run[key], str) and NAME.fullmatch(run[key])) and (
+                key != "variant" or run[key] is not None
+            ):
+                raise ValueError(f"{key} {str(run[key])[:40]!r} is not a name of a-z, 0-9 and _")
+        if not isinstance(run["budget"], str):
+            raise ValueError("budget is not text")
+        if type(run["seed"]) is not int or not 0 <= run["seed"] < 2**63:
+            raise ValueError(f"seed {str(run['seed'])[:40]} is not a whole number of 0 or more")
+        if not isinstance(run["settings"], dict) or type(run["result"]["best_agent_step"]) is not int:
+            raise ValueError("settings is not a mapping, or result.best_agent_step not a number")
+        if run["result"]["best_agent_step"] < 0:
+            raise ValueError("result.best_agent_step is below 0")
         return run
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the run has not finished; start the same command again to go on") from None
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise UserError(
             f"{path} is torn ({problem}); start the training command again, it writes the file anew"
         ) from None
@@ -331,10 +358,11 @@ def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> flo
     The last one is read from the run's episodes.csv, which UserError says when it cannot be; without any training episode it
     falls back to the mean of the episodes played.
     """
-    if kind == "evaluation_mean":
+    best = run["result"]["best_score"]
+    if kind == "evaluation_mean" or (kind == "best_phase" and best is None):  # a run so short that no phase saw a game end
         return float(np.mean([e.score for e in played]))
     if kind == "best_phase":
-        return run["result"]["best_score"]
+        return best
     path = folder / "episodes.csv"
     try:
         with open(path, newline="") as file:
@@ -352,8 +380,20 @@ def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> flo
 def replay_recorded(folder: Path, episodes: int = 10, device: str = "auto") -> dict:
     """Plays the first recorded episodes again from the recorded weights: how many come out identical, and both means."""
     folder = Path(folder)
-    recorded = json.loads((folder / "evaluation.json").read_text())
-    expected = recorded["episodes"][:episodes]
+    path = folder / "evaluation.json"
+    try:
+        recorded = json.loads(path.read_text())
+        expected = recorded["episodes"][:episodes]
+        if not expected or not all(
+            isinstance(r[k], int | float) for r in expected for k in ("seed", "score", "length")
+        ):
+            raise ValueError("its episodes are not lists of seed, score and length")
+        if not isinstance(recorded["weights_sha256"], str):
+            raise ValueError("weights_sha256 is not text")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as problem:
+        raise UserError(
+            f"{path} cannot be used ({problem}); evaluate again: python -m common.evaluation {folder}"
+        ) from None
     make_deterministic(0, THREADS)
     agent = Agent(folder, device)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -381,6 +421,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     arguments = parser.parse_args()
     evaluate_run(arguments.run_dir, arguments.device)
+    tracking.final(arguments.run_dir)
 
 
 if __name__ == "__main__":

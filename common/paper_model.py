@@ -59,6 +59,28 @@ class Protocol:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a laptop task checks: at_least <= measure <= at_most, over seeds. `factor`: the measure is a ratio, whose mean
+    and interval are taken of its logarithm.
+    """
+
+    name: str
+    statement: str
+    measure: str
+    source: str
+    at_least: float | None = None
+    at_most: float | None = None
+    factor: bool = False
+
+
+# The `protocol` of a task that plays nothing.
+NO_PROTOCOL = Protocol(
+    "claims", "none: nothing is played", None, None, 1, 0, None, "last", "claims",
+    "Each claim is an inequality on a measure, which is taken once a seed.", "the claim's own",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Task:
     name: str
     kind: str  # atari | gym | laptop
@@ -79,6 +101,10 @@ class Task:
     reasons: dict[str, str] = field(default_factory=dict)
     budgets: dict[str, dict] = field(default_factory=dict)  # budget -> settings, reasons, evaluation, expect
     default_seeds: int = 1
+    constants: tuple[Constant, ...] = ()  # of a script of its own
+    deviations: tuple[dict, ...] = ()  # what, reason, source: of this task alone
+    claims: tuple[Claim, ...] = ()
+    figures: tuple[dict, ...] = ()  # name, title, x, y, log_x, log_y
 
     @property
     def environment(self) -> str:

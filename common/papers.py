@@ -9,14 +9,14 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, one_of
-from common.paper_model import Budget, Constant, Paper, Protocol, Row, Target, Task, Variant
+from common.paper_model import NO_PROTOCOL, Budget, Claim, Constant, Paper, Protocol, Row, Target, Task, Variant
 from common.settings import (
     BUDGETS,
     SIZE,
@@ -24,6 +24,7 @@ from common.settings import (
     Resolved,
     check_defaults,
     constants_by_field,
+    constants_of,
     default_seeds,
     expectation,
     paper_value,
@@ -47,6 +48,7 @@ __all__ = [
     "REPLICATIONS",
     "SIZE",
     "Budget",
+    "Claim",
     "Constant",
     "Deviation",
     "Paper",
@@ -167,10 +169,10 @@ def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
         key: Protocol(**{"extra_episodes": 0, "noop_max": None, **value, "name": key})
         for key, value in data["protocols"].items()
     }
-    base = Variant("", data["short"], data["summary"], _tasks(data["tasks"], "tasks", protocols, folder))
+    base = Variant("", data["short"], data["summary"], _tasks(data["tasks"], "tasks", protocols, folder, data))
     variants = {"": base}
     for key, value in data.get("variants", {}).items():
-        tasks = _tasks(value["tasks"], f"variants.{key}.tasks", protocols, folder)
+        tasks = _tasks(value["tasks"], f"variants.{key}.tasks", protocols, folder, data)
         variants[key] = Variant(
             key, value["title"], value["description"], tasks, value.get("settings", {}), value.get("reasons", {})
         )
@@ -216,23 +218,41 @@ def _constant(item: dict, data: dict, file: Path) -> Constant:
     )  # fmt: skip
 
 
-def _tasks(entries: list[dict], where: str, protocols: dict[str, Protocol], folder: Path) -> dict[str, Task]:
+def _tasks(
+    entries: list[dict], where: str, protocols: dict[str, Protocol], folder: Path, data: dict
+) -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     file = folder / "paper.yaml"
     for number, entry in enumerate(entries):
         for name in entry["names"]:
             if name in tasks:
                 raise UserError(f"{file}: {where}: task {name!r} is given twice; name it once")
-            tasks[name] = _task(name, entry, f"{file}: {where}[{number}] ({name})", protocols, folder)
+            tasks[name] = _task(name, entry, f"{file}: {where}[{number}] ({name})", protocols, folder, data)
     return tasks
 
 
-def _task(name: str, entry: dict, where: str, protocols: dict[str, Protocol], folder: Path) -> Task:
+def _task(name: str, entry: dict, where: str, protocols: dict[str, Protocol], folder: Path, data: dict) -> Task:
     kind = entry["kind"]
-    for key, needed in (("game", "atari"), ("env_id", "gym"), ("script", "laptop")):
+    if "claims" in entry:  # a task with claims plays nothing and has no score
+        nothing = {"published": "none", "published_reason": "its claims are inequalities, and no score is printed"}
+        entry, protocols = (
+            {"protocol": NO_PROTOCOL.name, **nothing, **entry},
+            {NO_PROTOCOL.name: NO_PROTOCOL, **protocols},
+        )
+    for key in ("protocol", "published"):
+        if key not in entry:
+            meaning = {
+                "protocol": "a name in `protocols`",
+                "published": "file and metric of the printed score, or 'none'",
+            }
+            raise UserError(f"{where}: key {key!r} is missing ({meaning[key]})")
+    for key, needed in (
+        ("game", "atari"), ("env_id", "gym"), ("script", "laptop"), ("claims", "laptop"), ("constants", "laptop"),
+        ("figures", "laptop"),
+    ):  # fmt: skip
         if key in entry and kind != needed:
             raise UserError(f"{where}: {key!r} belongs to kind {needed}, not {kind}; remove it or change the kind")
-        if key not in entry and kind == needed and key != "game":
+        if key not in entry and kind == needed and key in ("env_id", "script"):
             raise UserError(f"{where}: kind {kind} needs the key {key!r}")
     if entry["protocol"] not in protocols:
         raise UserError(f"{where}: protocol: unknown {entry['protocol']!r}{one_of(entry['protocol'], protocols)}")
@@ -275,7 +295,27 @@ def _task(name: str, entry: dict, where: str, protocols: dict[str, Protocol], fo
         reasons=entry.get("reasons", {}),
         budgets=entry.get("budgets", {}),
         default_seeds=entry.get("seeds", DEFAULT_SEEDS[kind]),
+        constants=tuple(_constant(item, data, folder / "paper.yaml") for item in entry.get("constants", ())),
+        deviations=tuple(entry.get("deviations", ())),
+        claims=_claims(entry.get("claims", ()), where),
+        figures=tuple(entry.get("figures", ())),
     )
+
+
+def _claims(entries: Sequence[dict], where: str) -> tuple[Claim, ...]:
+    claims = tuple(Claim(**entry) for entry in entries)
+    for number, claim in enumerate(claims):
+        if claim.name in {other.name for other in claims[:number]}:
+            raise UserError(f"{where}: claim {claim.name!r} is given twice; name it once")
+        if claim.at_least is None and claim.at_most is None:
+            raise UserError(f"{where}: claim {claim.name!r} has no bound; at_least, at_most or both are needed")
+        if None not in (claim.at_least, claim.at_most) and claim.at_least > claim.at_most:
+            raise UserError(
+                f"{where}: claim {claim.name!r}: at_least {claim.at_least:g} is above at_most {claim.at_most:g}"
+            )
+        if claim.factor and min(b for b in (claim.at_least, claim.at_most) if b is not None) <= 0:
+            raise UserError(f"{where}: claim {claim.name!r}: the bounds of a factor are above 0")
+    return claims
 
 
 def _check_settings(paper: Paper) -> None:
@@ -287,10 +327,10 @@ def _check_settings(paper: Paper) -> None:
                 f"{paper.file}: field {name!r} is not in Config of {paper.folder / 'train.py'}{one_of(name, fields)}"
             )
 
-    def check(where: str, settings: Mapping, reasons: Mapping, script: str = "train") -> None:
+    def check(where: str, settings: Mapping, reasons: Mapping, script: str = "train", task: Task | None = None) -> None:
         own = paper.fields(script)
         for name, value in typed(settings, own, f"{paper.file}: {where}.settings").items():
-            is_same = same(value, paper_value(name, own, constants if script == "train" else {}))
+            is_same = same(value, paper_value(name, own, constants if script == "train" else constants_of(paper, task)))
             if not is_same and name not in paper.engineering and not {name, "*"} & set(reasons):
                 raise UserError(
                     f"{paper.file}: {where}.settings.{name} differs from the paper; say why in {where}.reasons.{name}"
@@ -307,9 +347,16 @@ def _check_settings(paper: Paper) -> None:
             check(f"variants.{variant.name}", variant.settings, variant.reasons)
         for task in variant.tasks.values():
             where = f"{prefix}tasks({task.name})"
-            check(where, task.settings, task.reasons, task.script)
+            for name in constants_of(paper, task) if task.script != "train" else ():
+                if name not in paper.fields(task.script):
+                    script = paper.folder / f"{task.script}.py"
+                    raise UserError(
+                        f"{paper.file}: {where}: field {name!r} is not in Config of {script}"
+                        f"{one_of(name, paper.fields(task.script))}"
+                    )
+            check(where, task.settings, task.reasons, task.script, task)
             for name, extra in task.budgets.items():
-                check(f"{where}.budgets.{name}", extra.get("settings", {}), extra.get("reasons", {}), task.script)
+                check(f"{where}.budgets.{name}", extra.get("settings", {}), extra.get("reasons", {}), task.script, task)
 
 
 # --- targets ---

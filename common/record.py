@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ from common.papers import NAME, REPLICATIONS, recorded_dir
 from common.video import cut
 
 LOGS = ("curve.csv", "episodes.csv", "timing.csv")
+MEASURES = ("measures.json", "points.csv")  # of a laptop task, which has no weights and no evaluation
 VIDEO_SECONDS = 45
 EPISODES_BYTES = 200_000  # a longer episodes.csv is thinned,
 WHOLE_ROWS = 1000  # but for its last rows: scores over the last training episodes stay exact
@@ -43,17 +45,17 @@ FIX = "record runs that differ in nothing but the seed, or train the odd one aga
 
 @dataclass(frozen=True)
 class Finished:
-    """One finished run, read whole."""
+    """One finished run, read whole. A laptop task's has no `evaluation`; its `logs` are MEASURES."""
 
     folder: Path
     run: dict
-    evaluation: dict
+    evaluation: dict | None
     logs: dict[str, bytes]
     weights: dict[str, torch.Tensor]
 
     @property
     def score(self) -> float:
-        return float(self.evaluation["score"])
+        return float(self.evaluation["score"]) if self.evaluation else 0.0
 
     @property
     def seed(self) -> int:
@@ -116,6 +118,11 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
     """One run's recorded files, written into an empty folder."""
     notes = []
     logs = dict(run.logs)
+    if run.evaluation is None:
+        for name, content in logs.items():
+            write_file(folder / name, content)
+        write_json(folder / "run.json", run.run)
+        return
     logs["episodes.csv"], note = thin(logs["episodes.csv"])
     notes += [note] if note else []
     for name, content in logs.items():
@@ -176,7 +183,9 @@ def read_finished(folder: Path) -> Finished:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; name finished runs, e.g. results/dqn/pong/hour/seed1")
     contents = {}
-    for name in (*LOGS, "model.safetensors", "run.json", "evaluation.json"):
+    laptop = any((folder / name).exists() for name in MEASURES)
+    needed = (*MEASURES, "run.json") if laptop else (*LOGS, "model.safetensors", "run.json", "evaluation.json")
+    for name in needed:
         path = folder / name
         try:
             contents[name] = path.read_bytes()
@@ -189,6 +198,14 @@ def read_finished(folder: Path) -> Finished:
             raise UserError(f"{path} is missing, so the run is not finished; {fix}") from None
         except OSError as problem:
             raise UserError(f"{path} cannot be read ({problem.strerror})") from None
+    if laptop:
+        run = _json(
+            folder / "run.json", contents["run.json"], lambda run: _check_run(run, ("settings", "provenance", "cost"))
+        )
+        _json(folder / "measures.json", contents["measures.json"], _check_measures)
+        if not contents["points.csv"].endswith(b"\n"):
+            raise _torn(folder / "points.csv", "its last line is cut off")
+        return Finished(folder, run, None, {name: contents[name] for name in MEASURES}, {})
     run = _json(folder / "run.json", contents["run.json"], _check_run)
     evaluation = _json(folder / "evaluation.json", contents["evaluation.json"], _check_evaluation)
     for name in LOGS:
@@ -228,20 +245,25 @@ def _json(path: Path, content: bytes, check) -> dict:
         return value
     except KeyError as missing:
         raise _torn(path, f"no {missing}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as problem:
+    except (ArithmeticError, ValueError, TypeError, AttributeError, RecursionError) as problem:
         raise _torn(path, problem) from None
 
 
-def _check_run(run: dict) -> None:
+def _check_measures(measures: dict) -> None:
+    if not measures or not all(math.isfinite(value) for value in measures.values()):
+        raise ValueError("a measure is not a finite number, or there is none")
+
+
+def _check_run(run: dict, mappings: Sequence[str] = ("settings", "provenance", "progress", "result", "cost")) -> None:
     for key in ("paper", "task", "variant"):  # they become folders
         name = run[key]
         if not (isinstance(name, str) and NAME.fullmatch(name)) and not (key == "variant" and name is None):
             raise ValueError(f"{key} {name!r} is not a name of a-z, 0-9 and _")
     if not isinstance(run["budget"], str) or not NAME.fullmatch(run["budget"].replace("frames-", "", 1)):
         raise ValueError(f"budget {run['budget']!r} is not one")
-    if type(run["seed"]) is not int or run["seed"] < 0:
-        raise ValueError(f"seed {run['seed']!r} is not a whole number of 0 or more")
-    for key in ("settings", "provenance", "progress", "result", "cost"):
+    if type(run["seed"]) is not int or not 0 <= run["seed"] < 2**63:
+        raise ValueError(f"seed {str(run['seed'])[:40]} is not a whole number of 0 or more")
+    for key in mappings:
         if not isinstance(run[key], dict):
             raise ValueError(f"{key} is not a mapping")
     if not isinstance(run["provenance"].get("notes", []), list):
@@ -254,6 +276,10 @@ def _check_evaluation(evaluation: dict) -> None:
     scores = [float(episode["score"]) for episode in evaluation["episodes"]]
     if not scores:
         raise ValueError("no episodes")
+    if not all(map(math.isfinite, [*scores, evaluation["score"]])):
+        raise ValueError("a score is not a finite number")
+    if evaluation.get("protocol", {}).get("score", "evaluation_mean") != "evaluation_mean":
+        return  # a score of the training itself
     if not abs(float(evaluation["score"]) - sum(scores) / len(scores)) <= 1e-6 * (1 + abs(float(evaluation["score"]))):
         raise ValueError(f"score {evaluation['score']!r} is not the mean of its {len(scores)} episodes")
 

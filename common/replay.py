@@ -21,6 +21,7 @@ import hashlib
 import os
 import shutil
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,8 @@ class Replay:
         self.slots = self.window + -(-slack // num_envs)
         shape = (num_envs, self.slots, *obs_shape)
         self.frames = _ring(folder, shape, np.dtype(obs_dtype))
+        # One checksum a frame, where frames are a file beside the checkpoint: a copy or a disk can change it unnoticed
+        self.checksums = np.zeros(shape[:2], np.uint32) if folder is not None else None
         self.actions = np.zeros(shape[:2], np.uint8)
         self.rewards = np.zeros(shape[:2], np.float32)
         self.terminals = np.zeros(shape[:2], bool)
@@ -134,6 +137,9 @@ class Replay:
     def _append(self, envs: np.ndarray, obs: np.ndarray, age: np.ndarray) -> None:
         slot = self.written[envs] % self.slots
         self.frames[envs, slot] = obs
+        if self.checksums is not None:
+            for env, at in zip(envs, slot, strict=True):
+                self.checksums[env, at] = _checksum(self.frames[env, at])
         self.age[envs, slot] = age
         self.complete[envs, slot] = False
         self.written[envs] += 1
@@ -288,20 +294,22 @@ class Replay:
                 self.frames.flush()
 
     def digest(self) -> str:
-        """SHA-256 of everything in the memory, frames included."""
+        """SHA-256 of everything in the memory, frames included; of these not the slack, which nothing refers to."""
         digest = hashlib.sha256()
-        for name in (*self._small, "frames"):
-            digest.update(name.encode())
-            array = getattr(self, name)
-            for row in array if array.ndim > 1 else [array]:
-                for start in range(0, len(row), 65_536):
-                    digest.update(np.ascontiguousarray(row[start : start + 65_536]).tobytes())
+        for name in self._small:
+            digest.update(name.encode() + getattr(self, name).tobytes())
+        digest.update(b"frames")
+        for env, written in enumerate(self.written):
+            kept = np.arange(max(written - self.window, 0), written) % self.slots
+            for start in range(0, len(kept), 65_536):
+                digest.update(self.frames[env, kept[start : start + 65_536]].tobytes())
         return digest.hexdigest()
 
     def state_dict(self) -> dict:
         """All but the frames, which are on disk already; with an in-memory ring, the frames too."""
         state = {name: getattr(self, name).copy() for name in self._small}
-        return state if isinstance(self.frames, np.memmap) else state | {"frames": self.frames.copy()}
+        apart = {"frames": self.frames} if self.checksums is None else {"checksums": self.checksums}
+        return state | {name: array.copy() for name, array in apart.items()}
 
     def load_state_dict(self, state: dict) -> None:
         for name, value in state.items():
@@ -309,10 +317,33 @@ class Replay:
             if mine.shape != value.shape or mine.dtype != value.dtype:
                 raise ValueError(f"replay {name} is {value.dtype}{value.shape}, this run's is {mine.dtype}{mine.shape}")
             mine[...] = value
+        if "checksums" in state:
+            self._check_frames()
+        elif self.checksums is not None:  # of a checkpoint from before there were any
+            for env, slot in np.ndindex(self.checksums.shape):
+                self.checksums[env, slot] = _checksum(self.frames[env, slot])
         if self._mirror is not None:
             for start in range(0, len(self._mirror), 65_536):
                 chunk = self.frames.reshape(len(self._mirror), *self.frames.shape[2:])[start : start + 65_536]
                 self._mirror[start : start + len(chunk)] = torch.from_numpy(np.array(chunk)).to(self.device)
+
+    def _check_frames(self) -> None:
+        """UserError unless the file holds the frames that were written when the checkpoint was made."""
+        for env in range(self.num_envs):
+            kept = range(max(int(self.written[env]) - self.window, 0), int(self.written[env]))
+            wrong = [
+                k for k in kept if _checksum(self.frames[env, k % self.slots]) != self.checksums[env, k % self.slots]
+            ]
+            if wrong:
+                raise UserError(
+                    f"{self.frames.filename}, the replay memory's frames, does not hold what the checkpoint refers to "
+                    f"({len(wrong):,} of {len(kept):,} frames differ): it was damaged, or copied at another moment. "
+                    "Nothing was changed; copy the whole folder again, or add --fresh to start over"
+                )
+
+
+def _checksum(frame: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(frame))
 
 
 def _ring(folder: Path | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -90,6 +90,7 @@ class Run:
         parts = (self.provenance[name] or "" for name in ("code_sha256", "lock_sha256", "rom_sha256"))
         self.key = f"{self.settings_key}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
         self.checkpoints = Checkpoints(self.work, self.key)
+        self.outputs = OUTPUTS
         self.notes: list[str] = []
         self.recent: deque[float] = deque(maxlen=100)
         self.tracker = None
@@ -165,8 +166,10 @@ class Run:
             except FileNotFoundError:
                 return None
             done = json.loads(text)
-            if set(done["sha256"]) != set(OUTPUTS):
-                raise ValueError(f"done.json names {', '.join(sorted(done['sha256']))[:200]}, not {', '.join(OUTPUTS)}")
+            if set(done["sha256"]) != set(self.outputs):
+                raise ValueError(
+                    f"done.json names {', '.join(sorted(done['sha256']))[:200]}, not {', '.join(self.outputs)}"
+                )
             for name, checksum in done["sha256"].items():
                 if hashlib.sha256((self.work / "done" / name).read_bytes()).hexdigest() != checksum:
                     raise ValueError(f"{name} does not match its checksum")
@@ -190,7 +193,8 @@ class Run:
         if not collected.is_dir():
             return None
         for thing in list(self.work.iterdir()):
-            if thing.name not in (".lock", ".aside") and not thing.name.startswith("stale-"):
+            known = thing.name in (".lock", ".aside") or thing.name.startswith("stale-")
+            if not known and not (collected / thing.name).exists():  # `live` may have been made anew by now
                 thing.rename(collected / thing.name)
         while (aside := self.work / f"stale-{number}").exists():
             number += 1
@@ -229,25 +233,13 @@ class Run:
         )
         loaded = self.checkpoints.load()
         if loaded is not None:
-            state, logs = loaded
-            for name, part in parts.items():
-                set_state(part, state[name])
-            torch.set_rng_state(torch.from_numpy(state["torch"]))
-            if self.device.type == "cuda" and "cuda" in state:
-                torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
-            random.setstate(_tuples(state["python"]))
-            clock = json.loads(logs.pop("clock.json"))
-            self._seconds_before, self._attempts = clock["seconds"], clock["attempts"] + 1
-            self._evaluation_seconds, self._saves = clock["evaluation_seconds"], clock["saves"]
-            self.notes, self._reached_in_a_row = clock["notes"] + self.notes, state["reached_in_a_row"]
-            now = self._machine()
-            if clock["machine"] != now:
-                self.notes.append(f"resumed on {now} after {clock['machine']}: the same bytes are no longer promised")
-                say(self.notes[-1])
-            for name, content in logs.items():
-                self._logs[name] = bytearray(content)
-            self.recent.extend(float(row["score"]) for row in self._rows("episodes.csv")[-100:])
-            say(f"resumed at agent step {parts['at'].agent_steps:,} (attempt {self._attempts})")
+            try:
+                self._restore(*loaded)
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
+                raise UserError(
+                    f"the checkpoint in {self.work} does not fit this script ({type(problem).__name__}: {problem}). "
+                    "Nothing was changed; --fresh puts it aside and starts over"
+                ) from problem
         for name in self._logs:
             self._open_log(name)
         self._began = self._last_line = self._last_save = time.monotonic()
@@ -257,6 +249,27 @@ class Run:
         if loaded is None:
             say(self._plan(replay))
         return loaded is not None
+
+    def _restore(self, state: dict, logs: dict[str, bytes]) -> None:
+        """Puts a checkpoint's state and logs into this run."""
+        for name, part in self._parts.items():
+            set_state(part, state[name])
+        torch.set_rng_state(torch.from_numpy(state["torch"]))
+        if self.device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
+        random.setstate(_tuples(state["python"]))
+        clock = json.loads(logs.pop("clock.json"))
+        self._seconds_before, self._attempts = clock["seconds"], clock["attempts"] + 1
+        self._evaluation_seconds, self._saves = clock["evaluation_seconds"], clock["saves"]
+        self.notes, self._reached_in_a_row = clock["notes"] + self.notes, state["reached_in_a_row"]
+        now = self._machine()
+        if clock["machine"] != now:
+            self.notes.append(f"resumed on {now} after {clock['machine']}: the same bytes are no longer promised")
+            say(self.notes[-1])
+        for name in self._logs:
+            self._logs[name] = bytearray(logs[name])
+        self.recent.extend(float(row["score"]) for row in self._rows("episodes.csv")[-100:])
+        say(f"resumed at agent step {self._parts['at'].agent_steps:,} (attempt {self._attempts})")
 
     @staticmethod
     def _on_disk(replay: Any) -> bool:
@@ -309,13 +322,11 @@ class Run:
     def _start_tracker(self) -> None:
         from common import tracking
 
-        name = papers.Target(self.paper.name, self.variant, self.task.name).name
-        self.tracker = tracking.start(
-            self.folder, name=f"{name}-{self.size}-seed{self.seed}", group=f"{name}-{self.size}",
-            tags=[self.paper.name, self.task.name, self.size], config=dict(self.settings) | {"seed": self.seed},
-            run_id=f"{name}-{self.size}-{self.seed}-{self.settings_key}".replace("_", "-"),
-            history=[{k: float(v) for k, v in row.items() if v} for row in self._rows("curve.csv")],
-        )  # fmt: skip
+        who = tracking.identity(
+            self.paper.name, self.variant, self.task.name, self.size, self.seed, dict(self.settings), self.settings_key
+        )
+        history = [{k: float(v) for k, v in row.items() if v} for row in self._rows("curve.csv")]
+        self.tracker = tracking.start(self.folder, **who, history=history)
 
     # --- during training ---
 
@@ -461,7 +472,8 @@ class Run:
         self._append("curve.csv", tuple(_plain(row.get(name)) for name in self.heads["curve.csv"]))
         self._append("timing.csv", (at.agent_steps, round(self._seconds(), 2), round(self._rate(at), 1)))
         if self.tracker:
-            self.tracker.log({name: value for name, value in row.items() if value is not None})
+            clock = {"hours": self._seconds() / 3600, "steps_per_second": self._rate(at)}
+            self.tracker.log({name: value for name, value in (row | clock).items() if value is not None})
         if scores is None:  # the paper's score is that of the last hundred training episodes
             self._compare(self.recent if len(self.recent) == 100 else ())
         else:
@@ -563,6 +575,17 @@ class Run:
             self.tracker.finish()
         say(f"done: {self._frames(at):,} frames in {datetime.timedelta(seconds=int(seconds))}; {self.folder}")
 
+    def finish_laptop(self, files: dict[str, bytes], seconds: float) -> None:
+        """The end of a laptop task: `files` by name (common/laptop.py) and run.json, kept and written like a training's."""
+        run = {
+            "paper": self.paper.name, "variant": self.variant, "task": self.task.name, "budget": self.size,
+            "seed": self.seed, "settings": self.settings, "settings_key": self.settings_key,
+            "provenance": self.provenance | {"finished": _now(), "notes": self.notes},
+            "cost": {"seconds": round(seconds, 1), "attempts": 1, "peak_memory_mb": round(_peak_memory_mb())},
+        }  # fmt: skip
+        self._write_done(files | {"run.json": (json.dumps(run, indent=1) + "\n").encode()}, "length")
+        self._emit()
+
     def _write_done(self, files: dict[str, bytes], stopped: str) -> None:
         done = self.work / ".done.tmp"
         shutil.rmtree(done, ignore_errors=True)
@@ -582,7 +605,7 @@ class Run:
         (self.work / "frames.bin").unlink(missing_ok=True)
 
     def _emit(self) -> None:
-        for name in OUTPUTS:
+        for name in self.outputs:
             write_file(self.folder / name, (self.work / "done" / name).read_bytes())
 
     def _provenance(self) -> dict:
@@ -592,7 +615,7 @@ class Run:
         return {
             "commit": commit.strip() if commit else None,
             "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
-            "code_sha256": code_fingerprint(self.paper.name),
+            "code_sha256": code_fingerprint(self.paper.name, self.task.script),
             "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
             "rom_sha256": _rom(self.task),
             "versions": {"python": platform.python_version()} | {n.split("-")[0].replace("ale_py", "ale_py"): version(n) for n in names},
@@ -622,11 +645,12 @@ def curve_columns(paper: str) -> tuple[str, ...]:
     return tuple(getattr(importlib.import_module(f"replications.{paper}.train"), "CURVE", ()))
 
 
-def code_fingerprint(paper: str) -> str:
+def code_fingerprint(paper: str, script_name: str = "train") -> str:
     """SHA-256 over what a run's numbers depend on, comments, docstrings and layout left out."""
     digest = hashlib.sha256()
-    script = ROOT / "replications" / paper / "train.py"
-    names = [*CODE, *(name for name in CODE_OF_SOME if f"from common.{name} import" in script.read_text())]
+    script = ROOT / "replications" / paper / f"{script_name}.py"
+    shared = CODE if script_name == "train" else ("laptop",)
+    names = [*shared, *(name for name in CODE_OF_SOME if f"from common.{name} import" in script.read_text())]
     for path in [script, *(ROOT / "common" / f"{name}.py" for name in names)]:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
@@ -704,10 +728,12 @@ def prepare(seed: int, threads: int, deterministic: bool = True) -> int:
     return threads
 
 
-def parse(paper: str, config_class: type, arguments: list[str]) -> tuple[argparse.Namespace, papers.Resolved]:
+def parse(
+    paper: str, config_class: type, arguments: list[str], script: str = "train"
+) -> tuple[argparse.Namespace, papers.Resolved]:
     """The command line: which run, and any `Config` field as a flag."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m replications.{paper}.train",
+        prog=f"python -m replications.{paper}.{script}",
         add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -741,6 +767,10 @@ def parse(paper: str, config_class: type, arguments: list[str]) -> tuple[argpars
     if known.task is None:
         raise UserError(f"--task is missing; {paper} has {', '.join(folder.tasks)}")
     _, task = papers.find_task(folder, known.variant, known.task)
+    if task.script != script:
+        raise UserError(
+            f"the task {task.name!r} is not of this script; run python -m replications.{paper}.{task.script} --task {task.name}"
+        )
     known.device = pick_device(known.device)
     budget = papers.resolve_budget(known.budget, task, known.device)
     resolved = papers.resolve(folder, known.variant, known.task, budget)

@@ -69,6 +69,11 @@ class Resolved:
         return self.frames / self.task.paper_frames
 
 
+def constants_of(paper: Paper, task: Task) -> dict[str, Constant]:
+    """By field: the paper's for its agent, the task's own for one with a script of its own."""
+    return constants_by_field(paper if task.script == "train" else replace(paper, constants=task.constants))
+
+
 def constants_by_field(paper: Paper) -> dict[str, Constant]:
     found: dict[str, Constant] = {}
     for constant in paper.constants:
@@ -114,6 +119,13 @@ def check_defaults(paper: Paper) -> list[str]:
             problems.append(f"Config.{name} is {default!r}, paper.yaml says {c.ours!r} {c.field_unit} ({c.name})")
         elif name not in constants and name not in paper.engineering:
             problems.append(f"Config.{name} is in no constant of {paper.file}; add it there, or under `engineering`")
+    for task in {task.script: task for task in paper.tasks.values() if task.constants}.values():
+        own = constants_of(paper, task)
+        for name, (_, default) in paper.fields(task.script).items():
+            if name not in own:
+                problems.append(f"{task.script}: Config.{name} is in no constant of the task {task.name}")
+            elif not same(default, own[name].ours):
+                problems.append(f"{task.script}: Config.{name} is {default!r}, paper.yaml says {own[name].ours!r}")
     return problems
 
 
@@ -153,19 +165,17 @@ def _resolve(
 ) -> Resolved:
     fields = paper.fields(task.script)
     wide, own = paper.budgets[base], task.budgets.get(base, {})
-    constants = constants_by_field(paper)
+    constants = constants_of(paper, task)
     layers: list[tuple[str, Mapping, Mapping]] = []
     if task.script == "train":
         layers += [("variant", variant.settings, variant.reasons)]
-    else:
-        constants = {}
     layers += [("task", task.settings, task.reasons)]
     if task.script == "train":
         layers += [("budget", wide.settings, wide.reasons)]
     layers += [
         ("budget", own.get("settings", {}), own.get("reasons", {})),
         ("budget", length, {"*": f"a length of {size.removeprefix('frames-')} frames was asked for"}),
-        ("command line", overrides, {"*": "given on the command line"}),
+        ("command line", overrides, {"*": "given on the command line", **_reasons_at_run_time(constants)}),
     ]
     settings = {name: f.default for name, f in fields.items()}
     sources, reasons = dict.fromkeys(settings, "paper"), {n: c.reason or "" for n, c in constants.items()}
@@ -180,8 +190,8 @@ def _resolve(
     )
     deviations = [
         Deviation(d["what"], None, None, "", d.get("source", ""), d["reason"], "listed")
-        for d in paper.deviations
-        if task.kind in d.get("kinds", (task.kind,))
+        for d in (*paper.deviations, *task.deviations)
+        if task.kind in d.get("kinds", (task.kind,) if task.script == "train" or d in task.deviations else ())
     ]
     for name, value in settings.items():
         expected = paper_value(name, fields, constants)
@@ -200,12 +210,11 @@ def _resolve(
                 )
             )
     # Constants that no setting holds can differ too.
-    if task.script == "train":
-        deviations += [
-            Deviation(c.name, c.expected, c.ours, c.field_unit, c.source, c.reason or "", "paper")
-            for c in paper.constants
-            if not c.field and not same(c.ours, c.expected)
-        ]
+    deviations += [
+        Deviation(c.name, c.expected, c.ours, c.field_unit, c.source, c.reason or "", "paper")
+        for c in (paper.constants if task.script == "train" else task.constants)
+        if not c.field and not same(c.ours, c.expected)
+    ]
     why = {**wide.reasons, **own.get("reasons", {})}
     for name, unit in (("episodes", "episodes"), ("max_frames", FRAMES)):
         if getattr(protocol, name) != getattr(task.protocol, name):
@@ -225,6 +234,11 @@ def _resolve(
         per_step,
         own.get("expect", wide.expect),
     )
+
+
+def _reasons_at_run_time(constants: Mapping[str, Constant]) -> dict[str, str]:
+    """Of constants that are the paper's here, and have a reason: why a machine may ask for another value (`fit_to_machine`)."""
+    return {name: c.reason for name, c in constants.items() if c.reason and same(c.ours, c.expected)}
 
 
 def _shorter(task: Task, wide: Budget, own: Mapping[str, int | None]) -> dict[str, int | None]:

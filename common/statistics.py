@@ -153,6 +153,30 @@ def interquartile_mean_interval(
     return float(low), float(high)
 
 
+def median_over_games(scores: np.ndarray) -> float:
+    """Median over games of each game's mean over runs. `scores`: runs x games, normalised."""
+    return float(np.median(_runs_by_games(scores).mean(0)))
+
+
+def median_over_games_interval(
+    scores: np.ndarray, repetitions: int = 2000, seed: int = 0, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Percentile interval of that median, by the same stratified bootstrap as the interquartile mean's."""
+    x = _runs_by_games(scores)
+    pick = np.random.default_rng(seed).integers(0, x.shape[0], (repetitions, *x.shape))
+    medians = np.median(np.take_along_axis(np.broadcast_to(x, pick.shape), pick, 1).mean(1), 1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(medians, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _runs_by_games(scores: np.ndarray) -> np.ndarray:
+    x = _finite(scores, "scores")
+    if x.ndim != 2:
+        raise ValueError(f"scores have shape {x.shape}; they must be runs x games")
+    return x
+
+
 def decimals_for(uncertainty: float | None) -> int:
     """Decimals (negative: tens, hundreds) that an uncertainty allows: its first digit, or the first two where it
     starts with 1.

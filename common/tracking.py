@@ -6,23 +6,51 @@ runs lie in `<run folder>/wandb`; `wandb leet <folder>` shows one in the termina
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PROJECT = "deep-rl-replications"
-# The dashboard's sections. Columns that are not here keep their name.
+# The dashboard's sections; columns that a script adds go to `losses` or `charts` by their name.
 SECTIONS = {
     "eval_score": "evaluation/score", "eval_episodes": "evaluation/episodes", "mean_max_q": "evaluation/mean_max_q",
-    "train_score_100": "training/score_100", "epsilon": "training/epsilon", "learning_rate": "training/learning_rate",
-    "loss": "training/loss", "agent_steps": "progress/agent_steps", "updates": "progress/updates",
-    "episodes": "progress/episodes",
+    "train_score_100": "charts/train_score_100", "epsilon": "charts/epsilon", "learning_rate": "charts/learning_rate",
+    "loss": "losses/loss", "entropy": "losses/entropy", "approx_kl": "losses/approx_kl", "clip_fraction": "losses/clip_fraction",
+    "agent_steps": "progress/agent_steps", "updates": "progress/updates", "episodes": "progress/episodes",
+    "hours": "progress/hours", "steps_per_second": "system/steps_per_second",
 }  # fmt: skip
 # the longest that wandb may take: to start, to upload at the end, to answer any other call
 INIT_SECONDS, UPLOAD_SECONDS, CALL_SECONDS = 15, 60, 10
 BURST = 30  # rows beyond one a second: evaluation phases of a small run follow each other quickly
+
+
+def metric(column: str) -> str:
+    """A column's name on the dashboard: `section/column`; `frames`, the x axis, has no section."""
+    if column == "frames" or "/" in column:
+        return column
+    return SECTIONS.get(column) or f"{'losses' if column.endswith('_loss') else 'charts'}/{column}"
+
+
+def identity(
+    paper: str, variant: str | None, task: str, size: str, seed: int, settings: dict, settings_key: str
+) -> dict[str, Any]:
+    """How a run is called there: its seeds share a group; paper, task, size and seed are tags and configuration, so that
+    runs can be grouped by any of them.
+    """
+    agent = f"{paper}-{variant}" if variant else paper
+    name = f"{agent}_{task}"
+    return {
+        "name": f"{name}-{size}-seed{seed}",
+        "group": f"{name}-{size}",
+        "tags": [paper, *([variant] if variant else []), task, size, f"seed{seed}"],
+        "config": settings | {"paper": paper, "variant": variant, "task": task, "size": size, "seed": seed},
+        "run_id": f"{name}-{size}-{seed}-{settings_key}".replace("_", "-"),
+    }
 
 
 def start(
@@ -136,8 +164,19 @@ class Tracker:
         if self._run is None:
             return
         # never `step=`: it goes backwards after a resume, and wandb drops such rows
-        values = {SECTIONS.get(name, name): value for name, value in row.items() if value is not None}
+        values = {metric(name): value for name, value in row.items() if value is not None}
         self._attempt(lambda: self._run.log(values), CALL_SECONDS)
+
+    def videos(self, run_dir: Path) -> dict[str, Any]:
+        """The videos there are, as values to send."""
+        if self._run is None:
+            return {}
+        import wandb
+
+        files = {"video/median": run_dir / "episode.mp4", "video/best": run_dir / "best.mp4"}
+        return {
+            name: wandb.Video(str(p), format="mp4") for name, p in files.items() if p.is_file() and p.stat().st_size
+        }
 
     def finish(self) -> None:
         """Closes the mirror; waits at most a minute for an upload."""
@@ -154,3 +193,22 @@ class Tracker:
             self._run = None
             _kill_service()
             _quietly(_teardown)
+
+
+def final(run_dir: Path) -> None:
+    """Mirrors the final evaluation of a finished run, and its videos, into the run's own page. Never raises."""
+    try:
+        run = json.loads((run_dir / "run.json").read_text())
+        evaluation = json.loads((run_dir / "evaluation.json").read_text())
+        with open(run_dir / "curve.csv", newline="") as file:
+            history = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        names = ("paper", "variant", "task", "seed", "settings", "settings_key")
+        who = identity(size=run["budget"], **{name: run[name] for name in names})
+        row = {"frames": run["progress"]["frames"], "evaluation/final_score": evaluation["score"]}
+        row["evaluation/final_episodes"] = len(evaluation["episodes"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        print(f"wandb: the evaluation is not mirrored ({type(problem).__name__}: {problem})", flush=True)
+        return
+    tracker = start(run_dir, **who, history=history)
+    tracker.send(row | tracker.videos(run_dir))
+    tracker.finish()

@@ -15,6 +15,7 @@ from jsonschema.exceptions import ValidationError
 from common.errors import UserError, one_of
 
 SCHEMAS = Path(__file__).resolve().parent / "schemas"
+MAX_DEPTH, MAX_NODES = 50, 200_000  # of a YAML file; a paper's has some 2,000 nodes
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -38,15 +39,43 @@ _Loader.add_implicit_resolver(
 def load_yaml(path: Path) -> Any:
     """UserError for a missing, unreadable or malformed file, with the line."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
+        _check_size(text)
+        return yaml.load(text, Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: the file is missing") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+
+
+def _check_size(text: str) -> None:
+    """Refuses nesting that would overflow the parser's stack, and aliases that stand for more than anybody would write."""
+    sizes: dict[str, int] = {}
+    inside: list[tuple[str | None, int]] = [(None, 0)]  # anchor and nodes so far of each collection around here
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            inside.append((event.anchor, 1))
+            if len(inside) > MAX_DEPTH:
+                raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_DEPTH} levels", event.start_mark)
+            continue
+        if isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            anchor, size = inside.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            anchor, size = None, sizes.get(event.anchor, MAX_NODES + 1)  # unknown as yet: it holds itself
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        inside[-1] = (inside[-1][0], inside[-1][1] + size)
+        if inside[-1][1] > MAX_NODES:
+            what = "an alias stands for itself, or for too much"
+            raise yaml.constructor.ConstructorError(None, None, what, event.start_mark)
 
 
 @lru_cache

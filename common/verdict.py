@@ -45,6 +45,7 @@ WORDS = {
     "no_published": ("No published score", "none"),
     "not_averaged": ("Runs differ: not averaged", "warn"),
     "in_progress": ("In progress", "wait"),
+    "failed": ("Failed", "warn"),
     "nothing_yet": ("Nothing run yet", "wait"),
 }
 
@@ -219,3 +220,67 @@ def decide(
 def score_in_words(ours: Estimate) -> str:
     """`18.5 ± 0.4` over seeds (half the 95 % interval), or the one seed's score."""
     return format_score(ours.mean, ours.high - ours.mean if ours.high is not None else None)
+
+
+# --- claims of a laptop task ---
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One claim over seeds. key: holds, fails or open (the interval holds a bound); one seed is judged by its value.
+
+    score: mean and interval of the measure; where it is a ratio, of its logarithm, turned back.
+    """
+
+    name: str
+    key: str
+    score: Estimate
+    values: tuple[float, ...]
+
+
+def judge_claim(
+    name: str, values: Sequence[float], at_least: float | None, at_most: float | None, factor: bool = False
+) -> Judged:
+    """at_least <= measure <= at_most, by the 95 % Student interval over seeds. Raises ValueError for a ratio that is not above 0."""
+    if factor and min(values) <= 0:
+        raise ValueError(f"claim {name!r}: {min(values)} is no ratio")
+    score = seed_interval([math.log(value) for value in values] if factor else values)
+    if factor:
+        low, high = (None if x is None else math.exp(x) for x in (score.low, score.high))
+        score = Estimate(math.exp(score.mean), score.n, score.sd, low, high)
+    low, high = (score.mean, score.mean) if score.low is None else (score.low, score.high)
+    bottom, top = -math.inf if at_least is None else at_least, math.inf if at_most is None else at_most
+    key = "holds" if bottom <= low and high <= top else "fails" if high < bottom or low > top else "open"
+    return Judged(name, key, score, tuple(values))
+
+
+def decide_claims(claims: Sequence[Judged], full: bool) -> Verdict:
+    """The verdict on a laptop task. `full`: the runs have the paper's own size.
+
+    At 3 seeds or more and the paper's size: replicated if every claim holds, not_replicated if one fails, else undecided.
+    """
+    n = min(claim.score.n for claim in claims)
+    by = {key: [claim.name for claim in claims if claim.key == key] for key in ("holds", "fails", "open")}
+    all_claims = f"all {len(claims)} claims" if len(claims) > 1 else "the claim"
+    count = f"{len(by['holds'])} of {len(claims)} claims"
+    size = "at the paper's own size" if full else "at less than the paper's size"
+    missing = [m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), ("the paper's size", not full)) if lacks]
+    notes = tuple(f"{title}: {', '.join(by[key])}." for key, title in (("fails", "Fails"), ("open", "Open")) if by[key])
+
+    def verdict(key: str, sentence: str, notes: tuple[str, ...] = notes) -> Verdict:
+        return Verdict(key, sentence, *WORDS[key], notes=notes)
+
+    if missing:
+        who = "This run" if n == 1 else "These runs"
+        about = f"A statement about {who.lower()}, not about the paper: that takes {' and '.join(missing)}."
+        if not by["fails"] and not by["open"]:
+            return verdict("reached", f"{who} ({seeds_in_words(n)} {size}) did what {all_claims} say.", (*notes, about))
+        return verdict("not_reached", f"{who} ({seeds_in_words(n)} {size}) did what {count} say.", (*notes, about))
+    over = f"over {seeds_in_words(n)} {size}, each by its whole 95 % interval"
+    if by["fails"]:
+        return verdict(
+            "not_replicated", f"Not all claims were replicated: {count} hold {over}, {len(by['fails'])} not."
+        )
+    if by["open"]:
+        return verdict("undecided", f"Undecided: {count} hold {over}; the interval of the others holds a bound.")
+    return verdict("replicated", f"{all_claims[0].upper()}{all_claims[1:]} hold {over}.")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 
 from common.errors import UserError
 
@@ -20,7 +23,22 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 15) -> int:
     Written under a temporary name and renamed, so that `path` is never half a video. Raises ValueError for no frames or
     frames of another kind.
     """
-    path = Path(path)
+
+    def checked() -> Iterator[av.VideoFrame]:
+        shape = None
+        for count, frame in enumerate(frames):
+            if shape is None:
+                shape = frame.shape
+                if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or shape[0] % 2 or shape[1] % 2:
+                    raise ValueError(f"frames must be uint8 (even, even, 3), not {frame.dtype} {shape}")
+            if frame.shape != shape or frame.dtype != np.uint8:
+                raise ValueError(f"frame {count} is {frame.dtype} {frame.shape}; the first was uint8 {shape}")
+            yield av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+
+    return _encode(Path(path), checked(), fps)
+
+
+def _encode(path: Path, frames: Iterable[av.VideoFrame], fps: int) -> int:
     temporary = path.with_name(f".{path.name}.tmp")
     count = 0
     try:
@@ -29,16 +47,10 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 15) -> int:
             stream.pix_fmt = "yuv420p"  # what browsers play; halves the colours' resolution, hence the even sides
             # one thread: the same frames give the same bytes on any number of cores
             stream.codec_context.thread_count = 1
-            shape = None
             for frame in frames:
-                if shape is None:
-                    shape = frame.shape
-                    if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or shape[0] % 2 or shape[1] % 2:
-                        raise ValueError(f"frames must be uint8 (even, even, 3), not {frame.dtype} {shape}")
-                    stream.height, stream.width = shape[:2]
-                if frame.shape != shape or frame.dtype != np.uint8:
-                    raise ValueError(f"frame {count} is {frame.dtype} {frame.shape}; the first was uint8 {shape}")
-                file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+                if not count:
+                    stream.height, stream.width = frame.height, frame.width
+                file.mux(stream.encode(frame))
                 count += 1
             if not count:
                 raise ValueError("no frames to encode")
@@ -49,12 +61,17 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 15) -> int:
     return count
 
 
+def _decode(path: Path) -> Iterator[av.VideoFrame]:
+    with av.open(str(path)) as file:
+        file.streams.video[0].codec_context.thread_count = 1  # a small picture: more threads cost more than they bring
+        yield from file.decode(video=0)
+
+
 def read_mp4(path: Path) -> Iterator[np.ndarray]:
     """The frames of a video, RGB uint8 (height, width, 3). UserError for a file that is missing or no video."""
     try:
-        with av.open(str(path)) as file:
-            for frame in file.decode(video=0):
-                yield frame.to_ndarray(format="rgb24")
+        for frame in _decode(path):
+            yield frame.to_ndarray(format="rgb24")
     except (OSError, ValueError, IndexError) as error:  # PyAV's errors derive from these
         raise _unreadable(path, error) from None
 
@@ -65,6 +82,15 @@ def frame_rate(path: Path) -> float:
         with av.open(str(path)) as file:
             return float(file.streams.video[0].average_rate)
     except (OSError, ValueError, IndexError, TypeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def frame_count(path: Path) -> int:
+    """Number of frames, from the file's index where it says so. UserError as above."""
+    try:
+        with av.open(str(path)) as file:
+            return file.streams.video[0].frames or sum(1 for _ in file.decode(video=0))
+    except (OSError, ValueError, IndexError) as error:
         raise _unreadable(path, error) from None
 
 
@@ -81,7 +107,7 @@ def cut(source: Path, target: Path, seconds: float = 45, where: str = "start") -
         raise ValueError(f"where={where!r}; allowed: start, middle")
     fps = frame_rate(source)
     keep = int(seconds * fps)
-    total = sum(1 for _ in read_mp4(source))
+    total = frame_count(source)
     if total <= keep:
         if Path(source) != Path(target):
             temporary = Path(target).with_name(f".{Path(target).name}.tmp")
@@ -89,5 +115,11 @@ def cut(source: Path, target: Path, seconds: float = 45, where: str = "start") -
             os.replace(temporary, target)
         return total
     first = (total - keep) // 2 if where == "middle" else 0
-    wanted = (frame for i, frame in enumerate(read_mp4(source)) if first <= i < first + keep)
-    return write_mp4(target, wanted, round(fps))
+
+    def part() -> Iterator[av.VideoFrame]:
+        for number, frame in enumerate(islice(_decode(source), first, first + keep)):
+            frame.pts, frame.time_base = number, Fraction(1, round(fps))  # counted anew
+            frame.pict_type = PictureType.NONE  # for the encoder to choose
+            yield frame
+
+    return _encode(Path(target), part(), round(fps))

@@ -5,6 +5,7 @@ All problems are raised as UserError while the Snakefile is read, before any job
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import sys
@@ -23,6 +24,8 @@ from common.units import plural
 from common.validation import validate
 
 PAGE, SUFFIX = "reports/", ".html"
+INDEX = f"{PAGE}index{SUFFIX}"
+LAPTOP_FILES = ("run.json", "measures.json", "points.csv")
 PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation.json", "episode.mp4")
 SIZES = papers.SIZE.pattern
 
@@ -78,6 +81,11 @@ class Flow:
         self.config = checked_config(self.config)
         for name in self.config["targets"]:
             self.target(name)
+        both = set(self.laptop_tasks) & set(self._tasks(laptop=False))
+        if both:
+            raise UserError(
+                f"the task name {sorted(both)[0]!r} stands for a training and for a laptop task (one with claims); rename one"
+            )
 
     # --- names ---
 
@@ -90,20 +98,48 @@ class Flow:
     def tasks(self) -> list[str]:
         return sorted({target.task for target in self.targets.values()})
 
+    def _tasks(self, laptop: bool) -> list[str]:
+        return sorted({target.task for target in self.targets.values() if bool(self._task(target).claims) == laptop})
+
+    @property
+    def laptop_tasks(self) -> list[str]:
+        """Those with a script and claims of their own: nothing is trained for an evaluation."""
+        return self._tasks(laptop=True)
+
+    @property
+    def trained(self) -> str:
+        """A pattern for the names of all other tasks."""
+        return "|".join(self._tasks(laptop=False))
+
+    @property
+    def laptop(self) -> str:
+        """A pattern for the names of laptop tasks; where there is none, one that fits nothing."""
+        return "|".join(self.laptop_tasks) or "(?!)"
+
+    def _task(self, target: Target) -> papers.Task:
+        return papers.find_task(self.papers[target.paper], target.variant, target.task)[1]
+
     def target(self, name: str) -> Target:
         if name not in self.targets:
             raise UserError(f"unknown target {name!r}{one_of(name, self.targets)}; pages are made as reports/NAME.html")
         return self.targets[name]
 
     def requested(self, words: Iterable[str]) -> list[Target]:
-        """The pages among the words of a command line; those of the configuration if there are none."""
-        found = []
+        """The pages among the words of a command line; those of the configuration if there are none.
+
+        The index alone needs no page: it shows what there is.
+        """
+        found, index = [], False
         for word in words:
             path = os.path.relpath(word) if os.sep in word else word
-            if path.startswith(PAGE) and path.endswith(SUFFIX):
+            if path == INDEX:
+                index = True
+            elif path.startswith(PAGE) and path.endswith(SUFFIX):
                 found.append(self.target(bare(path)))
             elif word.removesuffix(SUFFIX) in self.targets and not Path(word).exists():
                 raise UserError(f"{word!r} is no file to make; its page is asked for as {PAGE}{bare(word)}{SUFFIX}")
+        if index:
+            return found
         return found or [self.target(name) for name in self.config["targets"]]
 
     # --- sizes ---
@@ -165,7 +201,8 @@ class Flow:
         """
         fresh = " --fresh" if self.config["fresh"] and attempt == 1 else ""
         stop = " --stop-when-reached" if self.stop_when_reached else ""
-        return f"--device {self.config['device']}{fresh}{stop}"
+        device = "cpu" if wildcards.task in self.laptop_tasks else self.config["device"]
+        return f"--device {device}{fresh}{stop}"
 
     def _run_dir(self, wildcards: Any) -> Path:
         target = self.agents[wildcards.agent]
@@ -202,7 +239,8 @@ class Flow:
         size, results = self.size(target), self.config["results"]
         seeds = range(1, self.seeds(target, size) + 1)
         folders = [papers.run_dir(target.paper, target.variant, target.task, size, seed, results) for seed in seeds]
-        return [str(folder / name) for folder in folders for name in PAGE_FILES]
+        names = LAPTOP_FILES if self._task(target).claims else PAGE_FILES
+        return [str(folder / name) for folder in folders for name in names]
 
     def page_results(self, wildcards: Any, input: Any) -> str:
         """The folder of results that a page is made from; where jobs have copies of their own, the copies."""
@@ -214,12 +252,42 @@ class Flow:
         target, base = self.target(wildcards.target), self.root.parent
         paper = self.papers[target.paper]
         code = [path for path in (base / "reports").rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")]
-        files = [paper.file, *paper.tables(), *code, *self.recorded(target)]
+        reference = paper.folder.glob("reference_curves.csv")
+        files = [paper.file, *paper.tables(), *reference, *code, *self.recorded(target)]
         return [os.path.relpath(path) for path in sorted(files)]
 
     def recorded(self, target: Target) -> list[Path]:
         folder = papers.recorded_dir(target.paper, target.variant, target.task, root=self.root)
-        return [path for name in ("run.json", "evaluation.json") for path in folder.glob(f"*/seed*/{name}")]
+        names = ("run.json", "measures.json" if self._task(target).claims else "evaluation.json")
+        return [path for name in names for path in folder.glob(f"*/seed*/{name}")]
+
+    def index_pages(self, wildcards: Any) -> list[str]:
+        """The pages that are made at the same call, so that the index is made after them."""
+        return [f"{PAGE}{target.name}{SUFFIX}" for target in self.requested(asked_of_snakemake(sys.argv))]
+
+    def index_sources(self, wildcards: Any) -> list[str]:
+        """What the index is made of beside one's own runs."""
+        code = [
+            path for path in (self.root.parent / "reports").rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")
+        ]
+        papers = [path for paper in self.papers.values() for path in (paper.file, *paper.tables())]
+        recorded = [path for target in self.targets.values() for path in self.recorded(target)]
+        return [os.path.relpath(path) for path in sorted({*code, *papers, *recorded})]
+
+    def index_seen(self, wildcards: Any) -> str:
+        """Changes with one's own finished runs. They are no input: the index never asks for a training.
+
+        Those of pages made at the same call are left out: the pages are its input.
+        """
+        asked = {(t.agent, t.task) for t in self.requested(asked_of_snakemake(sys.argv))}
+        digest = hashlib.sha256()
+        for path in sorted(Path(self.config["results"]).glob("*/*/*/seed*/*.json")):
+            if (
+                path.name in ("run.json", "evaluation.json", "measures.json")
+                and (path.parts[-5], path.parts[-4]) not in asked
+            ):
+                digest.update(f"{path} {path.stat().st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:12]
 
     # --- before anything runs ---
 

@@ -68,3 +68,29 @@ def wait_for(condition, seconds: float = 60) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def train_in_two(monkeypatch, steps: int, paper: str, task: str, results: Path, overrides: dict, **options) -> Path:
+    """Trains, saves and crashes at agent step `steps`, and resumes with the same command; returns the run's folder."""
+
+    class Crash(Exception):
+        pass
+
+    real = runs.Run.tick
+
+    def tick(self, at):
+        real(self, at)
+        if at.agent_steps >= steps:
+            self.save()
+            self.checkpoints.wait()
+            raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "tick", tick)
+        try:
+            train(paper, task, results, overrides, **options)
+        except Crash:
+            pass
+        else:
+            raise AssertionError(f"the run came to its end before agent step {steps}")
+    return train(paper, task, results, overrides, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import gymnasium
 import numpy as np
 import pytest
@@ -191,3 +192,31 @@ def test_an_action_is_repeated_rewards_are_summed_and_the_maximum_is_per_channel
 def test_unknown_game_is_named():
     with pytest.raises(UserError, match=r"'pogn'.*pong"):
         AtariEnvs("pogn")
+
+
+def test_dqn_2013_takes_the_last_frame_alone_and_crops():
+    """Against the bare emulator: the resize to 110 x 84 of the fourth frame, its rows 18 to 101, no maximum of two."""
+    envs = AtariEnvs("space_invaders", 1, seed=3, frame_skip=3, noop_max=0, preprocessing="dqn_2013")
+    obs = envs.reset()
+    bare = gymnasium.make("ALE/SpaceInvaders-v5", frameskip=1, repeat_action_probability=0.0, full_action_space=False)
+    screen, _ = bare.reset(seed=3)
+    rng, differs = np.random.default_rng(0), 0
+    for _ in range(150):
+        gray = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY)
+        assert (obs[0] == cv2.resize(gray, (84, 110), interpolation=cv2.INTER_LINEAR)[18:102]).all()
+        action = int(rng.integers(envs.num_actions))
+        obs = envs.step(np.array([action])).obs
+        screens = [bare.step(action)[0] for _ in range(3)]
+        screen = screens[-1]
+        differs += (np.maximum(screens[-1], screens[-2]) != screen).any()
+    assert differs > 50  # the maximum would have shown
+
+
+def test_dqn_2013_shows_the_same_when_filmed():
+    plain, filmed = (
+        AtariEnvs("pong", 1, seed=1, noop_max=0, preprocessing="dqn_2013", keep_rgb=keep) for keep in (False, True)
+    )
+    assert (plain.reset() == filmed.reset()).all()
+    for action in (0, 2, 3, 2, 2, 3):
+        assert (plain.step(np.array([action])).obs == filmed.step(np.array([action])).obs).all()
+    assert filmed.screen(0).shape == (210, 160, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from common.envs import GymEnvs
 from common.errors import UserError
 from common.evaluation import (
     Agent,
+    ReturnMeter,
     choose,
     episode_seeds,
     evaluate_run,
@@ -61,6 +63,34 @@ def test_an_episode_is_a_function_of_its_seed():
     assert all(e.score == e.length for e in one)
 
 
+def test_discounted_returns_are_those_of_every_state_averaged():
+    """Against the definition: clipped rewards after each state, discounted, up to a lost life; two environments at once."""
+    rng, length = np.random.default_rng(0), 40
+    rewards, lost = rng.normal(size=(length, 2)) * 2, rng.random((length, 2)) < 0.1
+    assert lost.any(axis=0).all()
+
+    def measured(**settings) -> list[float | None]:
+        meter = ReturnMeter(2, SimpleNamespace(**settings))
+        for r, life_lost in zip(rewards, lost, strict=True):
+            meter.add(SimpleNamespace(rewards=r, life_lost=life_lost))
+        return [meter.mean(i, length) for i in range(2)]
+
+    def defined(i: int, discount: float, clip: float, lives_end: bool) -> float:
+        total = 0.0
+        for t in range(length):
+            for k in range(t, length):
+                total += discount ** (k - t) * float(np.clip(rewards[k, i], -clip, clip))
+                if lives_end and lost[k, i]:
+                    break
+        return total / length
+
+    for clip, lives_end in ((1.0, True), (1.0, False), (1e9, True)):
+        expected = [defined(i, 0.9, clip, lives_end) for i in range(2)]
+        assert measured(discount=0.9, reward_clip=clip, life_loss_terminal=lives_end) == pytest.approx(expected)
+    assert measured(discount=0.9, life_loss_terminal=True) == pytest.approx(expected)
+    assert measured(reward_clip=1.0) == [None, None]
+
+
 def test_episode_seeds_differ_by_run_and_do_not_depend_on_how_many_follow():
     assert episode_seeds(1, 0, 30).tolist()[10:20] == episode_seeds(1, 10, 10).tolist()
     assert len(set(episode_seeds(1, 0, 130).tolist()) | set(episode_seeds(2, 0, 130).tolist())) == 260
@@ -83,7 +113,30 @@ def test_final_evaluation_follows_the_protocol(finished):
     assert result["score"] == pytest.approx(np.mean([e["score"] for e in result["episodes"]]))
     assert all(0 < e["score"] <= 500 for e in result["episodes"])
     assert len({e["seed"] for e in result["episodes"] + result["extra_episodes"]}) == 130
+    for e in result[
+        "episodes"
+    ]:  # a reward of 1 a step, discounted by .99: the mean over the states of (1 - .99^left) / .01
+        left = np.arange(1, e["length"] + 1)
+        assert e["discounted_return"] == pytest.approx(np.mean((1 - 0.99**left) / 0.01))
     assert (finished / "episode.mp4").stat().st_size > 1000
+
+
+def test_median_and_best_episode_are_filmed_whole(finished):
+    from common.video import read_mp4
+
+    result = json.loads((finished / "evaluation.json").read_text())
+    scores = [e["score"] for e in result["episodes"]]
+    assert result["video"]["score"] == sorted(scores)[14]
+    assert result["best_video"]["score"] == max(scores) > result["video"]["score"]
+    for key, name in (("video", "episode.mp4"), ("best_video", "best.mp4")):
+        length = result["episodes"][result[key]["episode"]]["length"]
+        assert sum(1 for _ in read_mp4(finished / name)) == length
+
+
+def test_which_episodes_are_filmed():
+    assert evaluation.episodes_to_film([3.0, 1.0, 2.0]) == (2, 0)
+    assert evaluation.episodes_to_film([5.0, 5.0, 5.0]) == (1, None)  # the best is no better: one video says it all
+    assert evaluation.episodes_to_film([-21.0, -20.0]) == (0, 1)
 
 
 def test_recorded_episodes_come_out_identical_and_a_changed_score_is_noticed(finished):

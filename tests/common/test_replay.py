@@ -212,3 +212,104 @@ def test_an_empty_memory_says_so():
     replay.start(np.array([[1]], np.uint8))
     with pytest.raises(RuntimeError, match="no transitions"):
         replay.draw(np.random.default_rng(0), 4)
+
+
+# --- several steps at once ---
+
+
+def expected_steps(twin: Slow, position: int, n: int, outcomes: dict, states: dict) -> tuple | None:
+    """Rewards, whether a terminal ended them, and the successor's stack; None while the n steps are not over. By walking on.
+
+    outcomes: slot -> (reward, terminal), for the slots that have a transition; states: slot -> stack of frames.
+    """
+    rewards = []
+    for slot in range(position, position + n):
+        if slot == twin.written - 1:
+            return None
+        if slot not in outcomes:  # the last observation of an episode that a cap ended
+            return rewards, False, states[slot]
+        reward, terminal = outcomes[slot]
+        rewards.append(reward)
+        if terminal:
+            return rewards, True, states[slot + 1]
+    return rewards, False, states[position + n]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    script=st.lists(
+        st.tuples(st.sampled_from(["step", "step", "step", "step", "life", "over", "cap"]), st.integers(0, 5)),
+        min_size=20,
+        max_size=80,
+    ),
+    num_envs=st.integers(1, 3),
+    window=st.integers(9, 30),
+    slack=st.integers(0, 7),
+    n=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_n_steps_stop_at_an_end_and_never_cross_it(script, num_envs, window, slack, n, seed):
+    """Rewards, steps taken, terminal, successor and which may be sampled, across episodes, caps and the write head."""
+    rng = np.random.default_rng(seed)
+    replay = Replay(window * num_envs, (2, 2), num_envs=num_envs, stack=STACK, slack=slack, n_step=n)
+    twins = [Slow(window) for _ in range(num_envs)]
+    outcomes: list[dict] = [{} for _ in twins]
+    states: list[dict] = [{} for _ in twins]
+    for twin, out, seen in zip(twins, outcomes, states, strict=True):
+        twin.start, twin.add = remember(twin, out, seen)
+    play(replay, twins, script, rng)
+    for env, twin in enumerate(twins):
+        alive = twin.alive()  # whole, as far as one step goes
+        wanted = {p: expected_steps(twin, p, n, outcomes[env], states[env]) for p in alive}
+        wanted = {p: w for p, w in wanted.items() if w is not None}
+        positions = np.arange(max(int(replay.written[env]) - replay.slots, 0), int(replay.written[env]))
+        which = np.full(len(positions), env)
+        assert set(positions[replay.may_sample(which, positions)].tolist()) == set(wanted)
+        known = replay.outcome_known(which, positions)
+        assert (np.diff(known.astype(int)) <= 0).all()  # if one is known, so are all before it
+        if not wanted:
+            continue
+        slots = np.array(sorted(wanted))
+        batch = replay.gather(np.stack([np.full(len(slots), env), slots % replay.slots], axis=1))
+        for k, slot in enumerate(slots):
+            rewards, terminal, after = wanted[slot]
+            assert batch.states[k, :, 0, 0].tolist() == alive[slot][0]
+            assert int(batch.actions[k]) == alive[slot][1]
+            assert batch.rewards[k].tolist() == rewards + [0] * (n - len(rewards))
+            assert int(batch.steps[k]) == len(rewards)
+            assert bool(batch.terminals[k]) == terminal
+            if not terminal:
+                assert batch.next_states[k, :, 0, 0].tolist() == after
+
+
+def remember(twin: Slow, outcomes: dict, states: dict):
+    """`start` and `add` of a twin that note each slot's outcome and stack as well."""
+    plain_start, plain_add = twin.start, twin.add
+
+    def stack() -> list[int]:
+        frames = [f for _, f in twin.episode[-STACK:]]
+        return [0] * (STACK - len(frames)) + frames
+
+    def start(frame: int) -> None:
+        plain_start(frame)
+        states[twin.episode[-1][0]] = stack()
+
+    def add(action: int, reward: float, terminal: bool, frame: int) -> None:
+        outcomes[twin.episode[-1][0]] = (reward, terminal)
+        plain_add(action, reward, terminal, frame)
+        states[twin.episode[-1][0]] = stack()
+
+    return start, add
+
+
+def test_one_of_n_steps_is_a_plain_transition():
+    plain, steps = Replay(40, (2, 2), stack=STACK), Replay(40, (2, 2), stack=STACK, n_step=1)
+    for replay in (plain, steps):
+        play(replay, [Slow(40)], [("step", 1), ("cap", 2), ("life", 0), ("over", 3)] * 12, np.random.default_rng(4))
+    a, b = plain.sample(np.random.default_rng(0), 64), steps.sample(np.random.default_rng(0), 64)
+    assert (a.indices == b.indices).all()
+    assert (a.rewards == b.rewards[:, 0]).all()
+    assert b.steps.tolist() == [1] * 64
+    for name in ("states", "actions", "next_states", "terminals"):
+        assert (getattr(a, name) == getattr(b, name)).all(), name
+    assert a.steps is None

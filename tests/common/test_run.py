@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import fcntl
 import json
 import random
@@ -15,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from common import papers
 from common import run as runs
 from common.checkpoint import Checkpoints
 from common.errors import UserError
+from common.evaluation import evaluate_run
 from tests.training import TINY, command, environment, open_run, start, train, wait_for
 
 PROMISED = ("model.safetensors", "curve.csv", "episodes.csv")
@@ -89,8 +92,21 @@ def kill_and_resume(tmp_path: Path, unbroken: Path, kills: int, seed: int) -> No
     print(f"killed {killed} times; resumed {log.read_bytes().count(b'resumed at agent step')} times")
 
 
-def test_killed_at_random_and_resumed_is_the_same(tmp_path, unbroken):
+def test_killed_at_random_and_resumed_is_the_same(tmp_path, unbroken, monkeypatch):
     kill_and_resume(tmp_path, unbroken, kills=2, seed=0)
+    resumed = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
+    whole = shutil.copytree(unbroken, tmp_path / "whole")
+    real = papers.resolve
+
+    def short(*arguments):
+        resolved = real(*arguments)
+        return dataclasses.replace(resolved, protocol=dataclasses.replace(resolved.protocol, max_frames=400))
+
+    monkeypatch.setattr(papers, "resolve", short)
+    for folder in (resumed, whole):
+        evaluate_run(folder, "cpu")
+    for name in ("evaluation.json", "episode.mp4"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.long
@@ -218,7 +234,7 @@ def test_weights_that_are_not_numbers_are_never_saved(tmp_path, monkeypatch):
 
 
 def test_changed_code_resumes_on_purpose_with_a_note(crashed, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "code_fingerprint", lambda _: "0" * 64)
+    monkeypatch.setattr(runs, "code_fingerprint", lambda *_: "0" * 64)
     train("dqn", "breakout", tmp_path, resume_changed=True)
     run = json.loads((crashed / "run.json").read_text())
     assert run["cost"]["attempts"] == 2
@@ -280,7 +296,7 @@ def test_changed_settings_never_resume(crashed, tmp_path, capsys):
 
 
 def test_changed_code_never_resumes_silently(crashed, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runs, "code_fingerprint", lambda _: "0" * 64)
+    monkeypatch.setattr(runs, "code_fingerprint", lambda *_: "0" * 64)
     train("dqn", "breakout", tmp_path)
     out = capsys.readouterr().out
     assert "code, packages (uv.lock) or ROM changed since" in out

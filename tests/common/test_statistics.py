@@ -14,6 +14,8 @@ from common.statistics import (
     human_normalised,
     interquartile_mean,
     interquartile_mean_interval,
+    median_over_games,
+    median_over_games_interval,
     published_ratio,
     seed_interval,
     standard_error,
@@ -163,3 +165,18 @@ def test_percent():
     assert [format_percent(v) for v in values] == [
         "1.0 %", "12 %", "0.004 %", "100 %", "99.99 %", "50 %", "0 %", "\u221230 %", "123 %",
     ]  # fmt: skip
+
+
+def test_median_over_games_and_its_interval():
+    scores = np.array([[0.0, 10.0, 5.0], [2.0, 30.0, 5.0]])  # 2 runs x 3 games: means 1, 20, 5
+    assert median_over_games(scores) == 5.0
+    assert median_over_games_interval(scores) == (5.0, 5.0)  # the median game never varies
+    assert median_over_games_interval(scores[:, :1]) == (0.0, 2.0)  # one game: drawn runs are (0, 0) to (2, 2)
+    rng = np.random.default_rng(3)
+    many = rng.normal(1.0, 0.5, (5, 11))
+    low, high = median_over_games_interval(many)
+    assert low < median_over_games(many) < high
+    assert 0.05 < high - low < 1.0
+    assert median_over_games_interval(many) == (low, high)
+    with pytest.raises(ValueError, match="runs x games"):
+        median_over_games(np.array([1.0, 2.0]))

@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common import tracking
+from common.video import write_mp4
 
 ROOT = Path(__file__).parents[2]
 RUN = {"name": "dqn_pong-smoke-seed1", "group": "dqn_pong-smoke", "tags": ["dqn"], "run_id": "dqn-pong-smoke-1-abc"}
@@ -70,12 +72,52 @@ def test_offline_by_default_and_a_resumed_part_is_whole(tmp_path, capfd):
 
     parts = read_back(tmp_path / "run")
     old, new = {"frames": 400, "evaluation/score": -20.5}, {"frames": 800, "evaluation/score": 3}
-    assert [history(part) for part in parts] == [[old | {"training/epsilon": 0.9}], [old, new]]
+    assert [history(part) for part in parts] == [[old | {"charts/epsilon": 0.9}], [old, new]]
     for part in parts:
         run = next(record["run"] for record in part if record["type"] == "run")
         assert (run["run_id"], run["run_group"], run["tags"]) == (RUN["run_id"], RUN["group"], RUN["tags"])
         assert run["config"]["update"]["training_steps"] == 100
         assert any(record.get("metric", {}).get("step_metric") == "frames" for record in part)
+
+
+def test_the_final_evaluation_its_videos_and_another_papers_columns(tmp_path, capfd):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = {
+        "paper": "ppo",
+        "variant": None,
+        "task": "ms_pacman",
+        "budget": "hour",
+        "seed": 3,
+        "settings": {"num_envs": 8},
+    }
+    run |= {"settings_key": "abc", "progress": {"frames": 800}}
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "evaluation.json").write_text(json.dumps({"score": 2.5, "episodes": [{"score": 2.5}]}))
+    (folder / "curve.csv").write_text("frames,eval_score,value_loss,clip_fraction,odd\n400,,0.5,0.1,7\n")
+    write_mp4(folder / "episode.mp4", [np.zeros((16, 16, 3), np.uint8)] * 15)
+    tracking.final(folder)
+    assert "wandb:" not in capfd.readouterr().out
+    (part,) = read_back(folder)
+    first, last = history(part)
+    assert first == {"frames": 400, "losses/value_loss": 0.5, "losses/clip_fraction": 0.1, "charts/odd": 7}
+    assert (last["frames"], last["evaluation/final_score"], last["evaluation/final_episodes"]) == (800, 2.5, 1)
+    assert "video/median" in str(last)
+    assert len(list(folder.glob("wandb/offline-run-*/files/media/**/*.mp4"))) == 1
+    (who,) = [record["run"] for record in part if record["type"] == "run"]
+    assert (who["run_group"], who["tags"]) == ("ppo_ms_pacman-hour", ["ppo", "ms_pacman", "hour", "seed3"])
+    asked = ("paper", "task", "size", "seed", "num_envs")
+    assert [who["config"]["update"][name] for name in asked] == ["ppo", "ms_pacman", "hour", 3, 8]
+    (folder / "evaluation.json").write_text("{")
+    tracking.final(folder)  # a mirror never fails an evaluation
+    assert "not mirrored" in capfd.readouterr().out
+
+
+def test_seeds_share_a_group_and_variants_have_their_own():
+    one, two = (tracking.identity("dqn", "no_replay", "pong", "paper", seed, {}, "k") for seed in (1, 2))
+    assert one["group"] == two["group"] == "dqn-no_replay_pong-paper"
+    assert one["run_id"] != two["run_id"]
+    assert one["tags"] == ["dqn", "no_replay", "pong", "paper", "seed1"]
 
 
 def test_online_without_a_key_goes_on_offline_at_once(tmp_path, monkeypatch, capfd):

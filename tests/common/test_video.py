@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.video import cut, frame_rate, read_mp4, write_mp4
+from common.video import cut, frame_count, frame_rate, read_mp4, write_mp4
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (146, 70, 192)]
 
@@ -31,6 +31,7 @@ def test_frames_come_back(tmp_path):
     back = list(read_mp4(tmp_path / "episode.mp4"))
     assert len(back) == 40
     assert frame_rate(tmp_path / "episode.mp4") == 15
+    assert frame_count(tmp_path / "episode.mp4") == 40
     for i, (given, seen) in enumerate(zip(frames, back, strict=True)):
         assert seen.shape == (210, 160, 3)
         assert place(seen) == i % 16
