@@ -1,0 +1,294 @@
+"""Deep Q-Network (2013): Mnih et al., "Playing Atari with Deep Reinforcement Learning", NIPS Deep Learning Workshop, arXiv:1312.5602.
+
+This is DQN (2015) with: a smaller network; no target network, so that targets come from the network that learns; the squared error,
+not clipped; one update every agent step; plain RMSProp; screens without the maximum over two frames, cropped; rewards reduced
+to their sign; games started without no-ops and played on after a lost life; the last network, not the best one.
+`paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
+
+Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser. Loops count agent steps.
+
+    ./run python -m replications.dqn_2013.train --task pong --seed 1 --budget hour
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.atari import AtariEnvs
+from common.envs import GymEnvs, ReplayableEnvs
+from common.evaluation import Policy, load_weights
+from common.learning import crossed, flatten_parameters
+from common.papers import Task
+from common.replay import Batch, Replay
+from common.run import Run, main
+
+# --- constants ---
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are the paper's, section 5 unless said otherwise; what it does not say is filled in, and listed in paper.yaml."""
+
+    training_steps: int = 10_000_000  # agent steps ("frames")
+    num_envs: int = 1  # environments stepped together; the paper has one
+    frame_skip: int = 4  # frames per agent step; 3 on Space Invaders
+    stack: int = 4  # frames; section 4.1
+    noop_max: int = 0  # not mentioned
+    preprocessing: Literal["dqn_2013", "nature", "ale"] = "dqn_2013"  # section 4.1
+
+    network: Literal["dqn_2013", "mlp"] = "dqn_2013"  # section 4.1; "mlp" for vector observations
+    replay_capacity: int = 1_000_000  # slots (agent steps)
+    replay_start: int = 50_000  # agent steps; not given
+    batch_size: int = 32  # transitions
+    update_period: int = 1  # agent steps per update; Algorithm 1
+    discount: float = 0.95  # not given
+
+    learning_rate: float = 0.0002  # for gradients averaged over the minibatch; not given
+    squared_gradient_momentum: float = 0.99  # not given
+    min_squared_gradient: float = 1e-6  # inside the root; not given
+
+    initial_exploration: float = 1.0  # epsilon
+    final_exploration: float = 0.1  # epsilon
+    final_exploration_step: int = 1_000_000  # agent steps ("frames") after the replay start
+
+    evaluation_period: int = 50_000  # agent steps between evaluation phases; Figure 2, an epoch
+    evaluation_steps: int = 10_000  # agent steps of a phase; section 5.1, Figure 2
+    evaluation_epsilon: float = 0.05  # section 5.1
+    held_out_states: int = 500  # states whose mean max Q is traced; number not given
+
+
+# --- network ---
+
+
+class Network2013(nn.Module):
+    """Section 4.1: 16 8x8 stride 4, 32 4x4 stride 2, 256 units, one output per action.
+
+    Initialisation is not stated; PyTorch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), is that of the code released in 2015.
+    """
+
+    def __init__(self, num_actions: int, stack: int = 4):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(stack, 16, 8, stride=4), nn.ReLU(),
+            nn.Conv2d(16, 32, 4, stride=2), nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2592, 256), nn.ReLU(),
+            nn.Linear(256, num_actions),
+        )  # fmt: skip
+        self.to(memory_format=torch.channels_last)  # the same numbers up to rounding, faster
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """states: (B, stack, 84, 84) uint8 -> action values (B, num_actions) float32."""
+        return self.layers(states.to(torch.float32, memory_format=torch.channels_last).div_(255))
+
+
+class MLP(nn.Module):
+    """For vector observations (CartPole); not in the paper."""
+
+    def __init__(self, num_actions: int, inputs: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, num_actions)
+        )
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.layers(states)
+
+
+def make_network(config: Config, num_actions: int, obs_shape: tuple[int, ...]) -> nn.Module:
+    if config.network == "mlp":
+        return MLP(num_actions, config.stack * int(np.prod(obs_shape)))
+    return Network2013(num_actions, config.stack)
+
+
+# --- learning rule ---
+
+
+def exploration(step: int, config: Config) -> float:
+    """epsilon at an agent step: 1 until the replay start, then linear to its final value."""
+    progress = min(max(step - config.replay_start, 0) / config.final_exploration_step, 1.0)
+    return config.initial_exploration + progress * (config.final_exploration - config.initial_exploration)
+
+
+def q_targets(
+    rewards: torch.Tensor, next_values: torch.Tensor, terminals: torch.Tensor, discount: float
+) -> torch.Tensor:
+    """Algorithm 1: y = r, or r + discount max_a' Q(s', a'; theta) where the episode goes on.
+
+    rewards (B,) float32, next_values (B, A) of the network before the update, terminals (B,) bool -> (B,) float32.
+    """
+    return rewards + discount * next_values.amax(dim=1) * ~terminals
+
+
+def q_loss(values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Equation 3: the gradient is the mean over the minibatch of -(y - Q(s, a)) dQ(s, a), the error not clipped.
+
+    values (B, A), actions (B,) int64, targets (B,) -> scalar.
+    """
+    chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)
+    return 0.5 * F.mse_loss(chosen, targets)
+
+
+class RMSProp:
+    """Plain RMSProp, epsilon inside the root. With d the gradient of the loss,
+
+    s <- .99 s + .01 d^2;  w <- w - learning_rate d / sqrt(s + 1e-6).
+    """
+
+    def __init__(self, module: nn.Module, config: Config):
+        self.weights, self.gradient = flatten_parameters(module)
+        self.mean_square = torch.zeros_like(self.weights)
+        self.config = config
+
+    @torch.no_grad()
+    def step(self) -> None:
+        c, d = self.config, self.gradient
+        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
+        root = (self.mean_square + c.min_squared_gradient).sqrt_()
+        self.weights.addcdiv_(d, root, value=-c.learning_rate)
+
+    def state_dict(self) -> dict:
+        return {"mean_square": self.mean_square}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.mean_square.copy_(torch.as_tensor(state["mean_square"]))
+
+
+def update(q: nn.Module, optimiser: RMSProp, batch: Batch, config: Config) -> torch.Tensor:
+    """One gradient step; returns the mean loss, a scalar tensor on the learner's device."""
+    with torch.no_grad():
+        targets = q_targets(batch.rewards, q(batch.next_states), batch.terminals, config.discount)
+    loss = q_loss(q(batch.states), batch.actions, targets)
+    optimiser.gradient.zero_()
+    loss.backward()
+    optimiser.step()
+    return loss.detach()
+
+
+# --- training: Algorithm 1 ---
+
+
+@dataclass
+class Progress:
+    """All that is counted; part of every checkpoint."""
+
+    agent_steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    updates_logged: int = 0  # updates at the last evaluation phase
+    evaluations: int = 0
+    evaluation_due: bool = False
+    best_score: float | None = None
+    best_agent_step: int = 0
+
+
+def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -> ReplayableEnvs:
+    if task.kind == "gym":
+        return GymEnvs(task.env_id, num_envs, seed)
+    return AtariEnvs(
+        task.game, num_envs, seed=seed, frame_skip=config.frame_skip, noop_max=config.noop_max,
+        preprocessing=config.preprocessing, **options,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int) -> np.ndarray:
+    """With probability epsilon a random action, otherwise argmax_a Q(s, a). (N, stack, ...) -> (N,) int64."""
+    explore = rng.random(len(states)) < epsilon
+    actions = rng.integers(num_actions, size=len(states))
+    if not explore.all():
+        actions = np.where(explore, actions, q(states).argmax(dim=1).cpu().numpy())
+    return actions
+
+
+def train(config: Config, run: Run) -> None:
+    c, rng = config, np.random.default_rng(run.seed)
+    envs = make_envs(c, run.task, c.num_envs, run.seed)
+    # Initialise replay memory D and action-value function Q
+    replay = Replay(
+        c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack, device=run.device,
+        slack=run.slack(c.replay_capacity), folder=run.folder_for_frames(envs),
+    )  # fmt: skip
+    q = make_network(c, envs.num_actions, envs.obs_shape).to(run.device)
+    optimiser = RMSProp(q, c)
+    held_out = torch.zeros((c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device)
+    loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
+    at = Progress()
+    resumed = run.resume(
+        at=at, rng=rng, envs=envs, replay=replay, q=q, optimiser=optimiser, held_out=held_out, loss_sum=loss_sum,
+    )  # fmt: skip
+    if not resumed:
+        replay.start(envs.reset())
+
+    while True:
+        if at.evaluation_due:  # a frozen network plays games of its own
+            scores = run.evaluate(greedy(q, run.device), at)
+            run.log_phase(
+                at, scores, epsilon=exploration(at.agent_steps, c), learning_rate=c.learning_rate,
+                mean_max_q=mean_max_q(q, held_out), loss=float(loss_sum) / max(at.updates - at.updates_logged, 1),
+            )  # fmt: skip
+            loss_sum.zero_()
+            at.updates_logged, at.evaluations, at.evaluation_due = at.updates, at.evaluations + 1, False
+        run.tick(at)
+        if at.agent_steps >= c.training_steps or run.reached(at):
+            break
+
+        # With probability epsilon select a random action a_t, otherwise a_t = argmax_a Q(s_t, a)
+        actions = act(q, replay.current(), exploration(at.agent_steps, c), rng, envs.num_actions)
+        # Execute a_t; observe reward r_t and the next image; store the transition in D
+        step = envs.step(actions)
+        replay.add(actions, np.sign(step.rewards), step.game_over, step.obs)
+        before, at.agent_steps = at.agent_steps, at.agent_steps + c.num_envs
+        if step.done.any():
+            at.episodes += run.log_episodes(at, step)
+            replay.start(envs.restart(step.done), step.done)
+
+        if before < c.replay_start <= at.agent_steps:
+            held_out.copy_(replay.sample(rng, c.held_out_states).states)
+        if at.agent_steps > c.replay_start:
+            for _ in range(crossed(c.update_period, before, at.agent_steps)):
+                # Sample a random minibatch from D; gradient step on (y - Q(s, a; theta))^2
+                loss_sum += update(q, optimiser, replay.sample(rng, c.batch_size), c)
+                at.updates += 1
+            run.guard(loss_sum, at)
+        at.evaluation_due = crossed(c.evaluation_period, before, at.agent_steps) > 0
+
+    run.finish(at, q, replay)
+
+
+@torch.no_grad()
+def mean_max_q(q: nn.Module, states: torch.Tensor) -> float:
+    """The mean over held-out states of max_a Q(s, a)."""
+    return float(torch.cat([q(part).amax(dim=1) for part in states.split(100)]).mean())
+
+
+# --- evaluation and command line ---
+
+
+def greedy(q: nn.Module, device: torch.device) -> Policy:
+    """argmax_a Q(s, a); the evaluation protocol adds its epsilon."""
+
+    @torch.no_grad()
+    def policy(states: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
+        return q(torch.from_numpy(states).to(device)).argmax(dim=1).cpu().numpy()
+
+    return policy
+
+
+def load_policy(
+    config: Config, num_actions: int, obs_shape: tuple[int, ...], weights: dict, device: torch.device
+) -> Policy:
+    """The policy of trained weights (tensors by parameter name); raises ValueError when they do not fit the network."""
+    q = make_network(config, num_actions, obs_shape).to(device)
+    load_weights(q, weights)
+    return greedy(q, device)
+
+
+if __name__ == "__main__":
+    main("dqn_2013", Config, train)

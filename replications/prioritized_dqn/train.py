@@ -1,0 +1,365 @@
+"""Prioritized DQN (2016): Schaul, Quan, Antonoglou, Silver, "Prioritized Experience Replay", ICLR 2016, arXiv 1511.05952.
+
+This is Double DQN (2016), its tuned version, with: transitions drawn in proportion to a power of their last error, not uniformly;
+weights that correct the bias of it, more and more until the end of training; a quarter of the step size. The variant `rank` draws
+by the rank of the error.
+`paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
+
+Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser. Loops count agent steps.
+
+    ./run python -m replications.prioritized_dqn.train --task pong --seed 1 --budget hour
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.atari import AtariEnvs
+from common.envs import GymEnvs, ReplayableEnvs
+from common.evaluation import Policy, load_weights
+from common.learning import crossed, flatten_parameters
+from common.papers import Task
+from common.priorities import Priorities
+from common.replay import Batch, Replay
+from common.run import Run, main
+
+# --- constants ---
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are the paper's for the proportional variant; "DDQN" is van Hasselt et al. (2016), "EDT1" and "Methods" DQN's."""
+
+    training_steps: int = 50_000_000  # agent steps (200M frames); Section 4
+    num_envs: int = 1  # environments stepped together; the paper has one
+    frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
+    stack: int = 4  # frames; EDT1 "agent history length"
+    noop_max: int = 30  # frames; EDT1 "no-op max"
+    preprocessing: Literal["nature", "ale"] = "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    life_loss_terminal: bool = True  # Methods, "Training details"
+    reward_clip: float = 1.0  # raw score; Methods, "Training details"
+
+    network: Literal["nature", "mlp"] = "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    shared_bias: bool = True  # one bias for all outputs; DDQN, tuned
+    replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
+    replay_start: int = 50_000  # agent steps; EDT1 "replay start size"
+    batch_size: int = 32  # transitions; EDT1 "minibatch size"
+    update_period: int = 4  # agent steps per update; EDT1 "update frequency"
+    target_period: int = 30_000  # agent steps; DDQN, tuned
+    discount: float = 0.99  # EDT1 "discount factor"
+    error_clip: float = 1.0  # on the temporal-difference error; Methods, "Training algorithm"
+
+    prioritisation: Literal["proportional", "rank"] = "proportional"  # Section 3.3
+    priority_exponent: float = 0.6  # alpha; Table 3 ("rank": .7)
+    priority_floor: float = 1e-6  # epsilon, added to |error|; Section 3.3 gives no number
+    importance_exponent: float = 0.4  # beta at the start, 1 at the end of training; Table 3 ("rank": .5)
+
+    learning_rate: float = 0.00025 / 4  # for gradients summed over the minibatch; Table 3
+    gradient_momentum: float = 0.95  # decay of the mean gradient, no heavy ball; EDT1
+    squared_gradient_momentum: float = 0.95  # EDT1
+    min_squared_gradient: float = 0.01  # inside the root; EDT1
+
+    initial_exploration: float = 1.0  # epsilon; EDT1
+    final_exploration: float = 0.01  # epsilon; DDQN, tuned
+    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+
+    evaluation_period: int = 1_000_000  # agent steps between evaluation phases; DDQN, appendix
+    evaluation_steps: int = 125_000  # agent steps of a phase (500,000 frames); Table 5
+    evaluation_epsilon: float = 0.01  # Table 5
+    held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
+
+
+# max_a Q(s, a), averaged over the steps of the evaluation phase (DDQN, Figure 3); the exponent of the weights
+CURVE: tuple[str, ...] = ("value_estimate", "beta")
+
+
+# --- network ---
+
+
+class NatureNetwork(nn.Module):
+    """Methods, "Model architecture": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units, one output per action.
+
+    PyTorch's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, is the released code's too.
+    """
+
+    def __init__(self, num_actions: int, stack: int = 4):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(stack, 32, 8, stride=4), nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(3136, 512), nn.ReLU(),
+            nn.Linear(512, num_actions),
+        )  # fmt: skip
+        self.to(memory_format=torch.channels_last)  # the same numbers up to rounding, faster
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """states: (B, stack, 84, 84) uint8 -> action values (B, num_actions) float32."""
+        return self.layers(states.to(torch.float32, memory_format=torch.channels_last).div_(255))
+
+
+class MLP(nn.Module):
+    """For vector observations (CartPole); not in the paper."""
+
+    def __init__(self, num_actions: int, inputs: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, num_actions)
+        )
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.layers(states)
+
+
+def make_network(config: Config, num_actions: int, obs_shape: tuple[int, ...]) -> nn.Module:
+    if config.network == "mlp":
+        q = MLP(num_actions, config.stack * int(np.prod(obs_shape)))
+    else:
+        q = NatureNetwork(num_actions, config.stack)
+    if config.shared_bias:
+        q.layers[-1].bias = nn.Parameter(q.layers[-1].bias.detach()[:1].clone())
+    return q
+
+
+# --- learning rule ---
+
+
+def exploration(step: int, config: Config) -> float:
+    """epsilon at an agent step: 1 until the replay start, then linear to its final value."""
+    progress = min(max(step - config.replay_start, 0) / config.final_exploration_step, 1.0)
+    return config.initial_exploration + progress * (config.final_exploration - config.initial_exploration)
+
+
+def q_targets(
+    rewards: torch.Tensor, online: torch.Tensor, target: torch.Tensor, terminals: torch.Tensor, discount: float
+) -> torch.Tensor:
+    """Section "Double DQN": y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
+
+    rewards (B,) float32; online and target (B, A): values of s' by theta and by theta-; terminals (B,) bool -> (B,) float32.
+    """
+    chosen = online.argmax(dim=1, keepdim=True)
+    return rewards + discount * target.gather(1, chosen).squeeze(1) * ~terminals
+
+
+def importance_exponent(step: int, config: Config) -> float:
+    """beta at an agent step: linear over the whole training, 1 at its end (Section 3.4)."""
+    return config.importance_exponent + min(step / config.training_steps, 1.0) * (1 - config.importance_exponent)
+
+
+def importance_weights(probabilities: np.ndarray, size: int, beta: float) -> np.ndarray:
+    """Section 3.4: w_i = (1 / N 1 / P(i))^beta, divided by the largest of the minibatch. (B,) -> (B,) float64."""
+    weights = (size * probabilities) ** -beta
+    return weights / weights.max()
+
+
+def new_priorities(errors: torch.Tensor, config: Config) -> np.ndarray:
+    """Section 3.3: p_i = |delta_i| + epsilon, of the error as it is, not clipped. (B,) -> (B,) float64 in main memory."""
+    return errors.abs().cpu().double().numpy() + config.priority_floor
+
+
+def q_loss(
+    values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, error_clip: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Algorithm 1, line 13: the gradient is the sum over the minibatch of -w clip(y - Q(s, a), -1, 1) dQ(s, a).
+
+    values (B, A), actions (B,) int64, targets and weights (B,) -> scalar, and the errors y - Q(s, a), (B,) without gradient.
+    """
+    chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)
+    loss = F.huber_loss(chosen, targets, reduction="none", delta=error_clip)
+    return (weights * loss).sum(), (targets - chosen).detach()
+
+
+class RMSProp:
+    """DQN's released code's: centred, epsilon inside the root, no heavy ball. With d the gradient of the loss,
+
+    g <- .95 g + .05 d;  s <- .95 s + .05 d^2;  w <- w - learning_rate d / sqrt(s - g^2 + .01).
+    """
+
+    def __init__(self, module: nn.Module, config: Config):
+        self.weights, self.gradient = flatten_parameters(module)
+        self.mean, self.mean_square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
+        self.config = config
+
+    @torch.no_grad()
+    def step(self) -> None:
+        c, d = self.config, self.gradient
+        self.mean.lerp_(d, 1 - c.gradient_momentum)
+        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
+        root = torch.addcmul(self.mean_square, self.mean, self.mean, value=-1).add_(c.min_squared_gradient).sqrt_()
+        self.weights.addcdiv_(d, root, value=-c.learning_rate)
+
+    def state_dict(self) -> dict:
+        return {"mean": self.mean, "mean_square": self.mean_square}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.mean.copy_(torch.as_tensor(state["mean"]))
+        self.mean_square.copy_(torch.as_tensor(state["mean_square"]))
+
+
+def update(
+    q: nn.Module, target: nn.Module, optimiser: RMSProp, batch: Batch, weights: torch.Tensor, config: Config
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One gradient step; returns the summed loss, a scalar tensor on the learner's device, and the errors before it (B,)."""
+    with torch.no_grad():
+        online = q(batch.next_states)
+        targets = q_targets(batch.rewards, online, target(batch.next_states), batch.terminals, config.discount)
+    loss, errors = q_loss(q(batch.states), batch.actions, targets, weights, config.error_clip)
+    optimiser.gradient.zero_()
+    loss.backward()
+    optimiser.step()
+    return loss.detach(), errors
+
+
+# --- training: Algorithm 1 ---
+
+
+@dataclass
+class Progress:
+    """All that is counted; part of every checkpoint."""
+
+    agent_steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    target_copies: int = 0
+    updates_logged: int = 0  # updates at the last evaluation phase
+    evaluations: int = 0
+    evaluation_due: bool = False
+    best_score: float | None = None
+    best_agent_step: int = 0
+
+
+def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -> ReplayableEnvs:
+    if task.kind == "gym":
+        return GymEnvs(task.env_id, num_envs, seed)
+    return AtariEnvs(
+        task.game, num_envs, seed=seed, frame_skip=config.frame_skip, noop_max=config.noop_max,
+        preprocessing=config.preprocessing, **options,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int) -> np.ndarray:
+    """With probability epsilon a random action, otherwise argmax_a Q(s, a). (N, stack, ...) -> (N,) int64."""
+    explore = rng.random(len(states)) < epsilon
+    actions = rng.integers(num_actions, size=len(states))
+    if not explore.all():
+        actions = np.where(explore, actions, q(states).argmax(dim=1).cpu().numpy())
+    return actions
+
+
+def train(config: Config, run: Run) -> None:
+    c, rng = config, np.random.default_rng(run.seed)
+    envs = make_envs(c, run.task, c.num_envs, run.seed)
+    # Initialise replay memory D, action-value function Q and target action-value function Q^ = Q
+    replay = Replay(
+        c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack, device=run.device,
+        slack=run.slack(c.replay_capacity), folder=run.folder_for_frames(envs),
+    )  # fmt: skip
+    # P(i) = p_i^alpha / sum_k p_k^alpha (Equation 1); a new transition has the largest priority so far
+    priorities = Priorities(replay, c.prioritisation, exponent=c.priority_exponent)
+    q, target, best = (make_network(c, envs.num_actions, envs.obs_shape).to(run.device) for _ in range(3))
+    optimiser = RMSProp(q, c)
+    target.load_state_dict(q.state_dict())
+    held_out = torch.zeros((c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device)
+    loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
+    at = Progress()
+    resumed = run.resume(
+        at=at, rng=rng, envs=envs, replay=replay, priorities=priorities, q=q, target=target, best=best,
+        optimiser=optimiser, held_out=held_out, loss_sum=loss_sum,
+    )  # fmt: skip
+    if not resumed:
+        replay.start(envs.reset())
+
+    while True:
+        if at.evaluation_due:  # a frozen network plays games of its own; the best network so far is kept
+            estimates: list[float] = []
+            scores = run.evaluate(greedy(q, run.device, estimates), at)
+            if len(scores) and (at.best_score is None or scores.mean() > at.best_score):
+                at.best_score, at.best_agent_step = float(scores.mean()), at.agent_steps
+                best.load_state_dict(q.state_dict())
+            run.log_phase(
+                at, scores, epsilon=exploration(at.agent_steps, c), learning_rate=c.learning_rate,
+                mean_max_q=mean_max_q(q, held_out), loss=float(loss_sum) / max(at.updates - at.updates_logged, 1),
+                value_estimate=float(np.mean(estimates)), beta=importance_exponent(at.agent_steps, c),
+            )  # fmt: skip
+            loss_sum.zero_()
+            at.updates_logged, at.evaluations, at.evaluation_due = at.updates, at.evaluations + 1, False
+        run.tick(at)
+        if at.agent_steps >= c.training_steps or run.reached(at):
+            break
+
+        # With probability epsilon select a random action a_t, otherwise a_t = argmax_a Q(s_t, a)
+        actions = act(q, replay.current(), exploration(at.agent_steps, c), rng, envs.num_actions)
+        # Execute a_t; observe reward r_t and the next image; store the transition in D
+        step = envs.step(actions)
+        terminals = step.game_over | (step.life_lost & c.life_loss_terminal)
+        replay.add(actions, step.rewards.clip(-c.reward_clip, c.reward_clip), terminals, step.obs)
+        before, at.agent_steps = at.agent_steps, at.agent_steps + c.num_envs
+        if step.done.any():
+            at.episodes += run.log_episodes(at, step)
+            replay.start(envs.restart(step.done), step.done)
+
+        if before < c.replay_start <= at.agent_steps:
+            held_out.copy_(replay.sample(rng, c.held_out_states).states)
+        if at.agent_steps > c.replay_start:
+            for _ in range(crossed(c.update_period, before, at.agent_steps)):
+                # Sample transitions j ~ P(j); importance-sampling weights w_j = (N P(j))^-beta / max w
+                indices, probabilities = priorities.draw(rng, c.batch_size)
+                beta = importance_exponent(at.agent_steps, c)
+                weights = torch.from_numpy(importance_weights(probabilities, len(priorities), beta)).float()
+                # Gradient step on w_j (y - Q(s, a; theta))^2, the error clipped; update the priorities p_j
+                batch = replay.gather(indices)
+                loss, errors = update(q, target, optimiser, batch, weights.to(run.device), c)
+                priorities.update(indices, new_priorities(errors, c))
+                loss_sum += loss
+                at.updates += 1
+            run.guard(loss_sum, at)
+            # Every C steps reset Q^ = Q
+            if crossed(c.target_period, before, at.agent_steps):
+                target.load_state_dict(q.state_dict())
+                at.target_copies += 1
+        at.evaluation_due = crossed(c.evaluation_period, before, at.agent_steps) > 0
+
+    run.finish(at, best if at.best_score is not None else q, replay)
+
+
+@torch.no_grad()
+def mean_max_q(q: nn.Module, states: torch.Tensor) -> float:
+    """The mean over held-out states of max_a Q(s, a)."""
+    return float(torch.cat([q(part).amax(dim=1) for part in states.split(100)]).mean())
+
+
+# --- evaluation and command line ---
+
+
+def greedy(q: nn.Module, device: torch.device, estimates: list[float] | None = None) -> Policy:
+    """argmax_a Q(s, a); the evaluation protocol adds its epsilon. `estimates` is given max_a Q(s, a) of each state."""
+
+    @torch.no_grad()
+    def policy(states: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
+        values = q(torch.from_numpy(states).to(device)).cpu().numpy()
+        if estimates is not None:
+            estimates.extend(values.max(axis=1).tolist())
+        return values.argmax(axis=1)
+
+    return policy
+
+
+def load_policy(
+    config: Config, num_actions: int, obs_shape: tuple[int, ...], weights: dict, device: torch.device
+) -> Policy:
+    """The policy of trained weights (tensors by parameter name); raises ValueError when they do not fit the network."""
+    q = make_network(config, num_actions, obs_shape).to(device)
+    load_weights(q, weights)
+    return greedy(q, device)
+
+
+if __name__ == "__main__":
+    main("prioritized_dqn", Config, train)

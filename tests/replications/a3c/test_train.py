@@ -1,0 +1,505 @@
+"""A3C against hand-computed numbers, against NumPy in float64, and its workers one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.envs import GymEnvs
+from common.evaluation import play_group, play_steps
+from common.papers import check_defaults, find_task, load_paper, resolve
+from replications.a3c.train import (
+    FINAL_EXPLORATION,
+    Actor,
+    ActorLearner,
+    Config,
+    Global,
+    Network,
+    SharedRMSProp,
+    a3c_losses,
+    exploration,
+    fit_to_machine,
+    learning_rate,
+    load_policy,
+    n_step_returns,
+    one_step_targets,
+    q_loss,
+    sample,
+)
+
+PAPER = Config()
+CARTPOLE = dataclasses.replace(
+    PAPER, network="mlp", stack=1, frame_skip=1, noop_max=0, workers=1, training_steps=100_000, target_period=8
+)
+TASK = find_task(load_paper("a3c"), None, "cartpole")[1]
+METHODS = ("a3c", "n_step_q", "one_step_q", "one_step_sarsa")
+
+
+def learner(config: Config = CARTPOLE, task=TASK, seed: int = 3, index: int = 0, actions: int = 2, shape=(4,)):
+    torch.manual_seed(seed)
+    everyone = Global(config, actions, shape)
+    return everyone, ActorLearner(index, config, task, seed, everyone)
+
+
+def test_defaults_are_the_papers():
+    assert check_defaults(load_paper("a3c")) == []
+
+
+def test_returns_oracle():
+    returns = n_step_returns(torch.tensor([1.0, 0.0, 2.0]), 10.0, 0.9)
+    assert returns.tolist() == pytest.approx([9.91, 9.9, 11])
+    assert n_step_returns(torch.tensor([1.0, 0.0, 2.0]), 0.0, 0.9).tolist() == pytest.approx([2.62, 1.8, 2])
+
+
+def test_value_gradient_is_the_authors_half():
+    """V = 2, R = 5: dLoss/dV = (V - R) / 2 = -1.5; the printed formula would give -6."""
+    values = torch.tensor([2.0, 2.0], requires_grad=True)
+    logits = torch.zeros(2, 4, requires_grad=True)
+    _, value_loss, _ = a3c_losses(logits, values, torch.tensor([0, 1]), torch.tensor([5.0, 5.0]), PAPER)
+    value_loss.backward()
+    assert values.grad.tolist() == [-1.5, -1.5]  # of each step, not of their mean
+    assert logits.grad is None
+
+
+def test_policy_gradient_and_entropy_oracles():
+    """d/dlogits of -log pi(a) (R - V) is (pi - onehot(a)) (R - V), summed over steps; no gradient reaches V through it."""
+    logits = torch.tensor([[1.0, 2.0, -1.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    values = torch.tensor([1.0, -1.0], requires_grad=True)
+    policy_loss, _, _ = a3c_losses(logits, values, torch.tensor([0, 2]), torch.tensor([3.0, -2.0]), PAPER)
+    policy_loss.backward()
+    e = np.exp([1.0, 2.0, -1.0])
+    expected = [((e / e.sum()) - [1, 0, 0]) * 2.0, (np.full(3, 1 / 3) - [0, 0, 1]) * -1.0]
+    np.testing.assert_allclose(logits.grad.numpy(), expected, rtol=1e-5)
+    assert values.grad is None
+    uniform = a3c_losses(torch.zeros(1, 4), torch.zeros(1), torch.tensor([0]), torch.zeros(1), PAPER)[2]
+    assert float(uniform) == pytest.approx(1.3863, abs=1e-4)
+
+
+def test_one_step_targets_of_q_and_sarsa():
+    rewards, values = torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 5.0], [7.0, 3.0]])
+    following = torch.tensor([0, 1])
+    q, sarsa = (dataclasses.replace(PAPER, algorithm=name, discount=0.5) for name in METHODS[2:])
+    assert one_step_targets(rewards, values, following, False, q).tolist() == [1 + 2.5, 3.5]
+    assert one_step_targets(rewards, values, following, True, q).tolist() == [1 + 2.5, 0]
+    assert one_step_targets(rewards, values, following, False, sarsa).tolist() == [1 + 1, 1.5]
+    assert one_step_targets(rewards, values, following, True, sarsa).tolist() == [1 + 1, 0]
+
+
+def test_q_gradient_is_the_printed_formula_unclipped():
+    values = torch.zeros(2, 3, requires_grad=True)
+    q_loss(values, torch.tensor([1, 2]), torch.tensor([5.0, -0.5])).backward()
+    assert values.grad.tolist() == [[0, -10, 0], [0, 0, 1]]
+
+
+def test_rmsprop_first_step_and_clip():
+    """From zero with gradient 1: 3.0151 learning rates. A gradient of norm 80 counts as its half."""
+    weights = torch.zeros(2)
+    optimiser = SharedRMSProp(weights, PAPER)
+    optimiser.step(torch.tensor([1.0, 0.0]), 0.01)
+    assert weights.tolist() == pytest.approx([-0.030151, 0], abs=1e-6)
+    assert weights[0].item() == pytest.approx(-0.01 / math.sqrt(0.11), rel=1e-6)
+    optimiser = SharedRMSProp(torch.zeros(2), PAPER)
+    optimiser.step(torch.tensor([48.0, 64.0]), 0.01)
+    assert optimiser.mean_square.tolist() == pytest.approx([0.01 * 24**2, 0.01 * 32**2])
+
+
+def test_parameter_counts_and_shapes():
+    network = Network(PAPER, 4, (84, 84))
+    assert sum(p.numel() for p in network.parameters()) == 677_429
+    recurrent = Network(dataclasses.replace(PAPER, lstm=True), 4, (84, 84))
+    assert sum(p.numel() for p in recurrent.lstm.parameters()) == 526_336
+    assert sum(p.numel() for p in recurrent.parameters()) == 677_429 + 526_336
+    q = Network(dataclasses.replace(PAPER, algorithm="n_step_q"), 4, (84, 84))
+    assert sum(p.numel() for p in q.parameters()) == 677_429 - 257
+    x = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    y, sizes = x.float() / 255, []
+    for layer in network.torso:
+        y = layer(y)
+        sizes.append(tuple(y.shape[1:]))
+    assert sizes[0] == (16, 20, 20)
+    assert sizes[2] == (32, 9, 9)
+    assert sizes[4:] == [(2592,), (256,), (256,)]
+    logits, values, _ = network(x)
+    assert torch.allclose(logits, network.policy(y), atol=1e-5)
+    assert torch.allclose(values, network.value(y)[:, 0], atol=1e-5)
+
+
+def test_initial_weights_are_uniform_within_one_over_root_fan_in():
+    torch.manual_seed(0)
+    network = Network(dataclasses.replace(PAPER, lstm=True), 6, (84, 84))
+    fan_in = {"torso.0": 256, "torso.2": 256, "torso.5": 2592, "lstm": 256, "policy": 256, "value": 256}
+    for name, tensor in network.named_parameters():
+        bound = 1 / math.sqrt(next(n for key, n in fan_in.items() if name.startswith(key)))
+        assert tensor.abs().max() <= bound
+        if tensor.numel() > 1000:
+            assert tensor.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_schedules():
+    assert learning_rate(0, PAPER) == 0.0007
+    assert learning_rate(20_000_000, PAPER) == pytest.approx(0.000525)
+    assert learning_rate(80_000_000, PAPER) == learning_rate(80_000_040, PAPER) == 0.0
+    assert exploration(0, 0.01, PAPER) == 1.0
+    assert exploration(500_000, 0.5, PAPER) == pytest.approx(0.75)
+    assert exploration(3_000_000, 0.1, PAPER) == pytest.approx(0.1)
+
+
+def test_final_exploration_is_drawn_as_the_paper_says():
+    config = dataclasses.replace(CARTPOLE, algorithm="one_step_q")
+    everyone = Global(config, 2, (4,))
+    drawn = [ActorLearner(i, config, TASK, 1, everyone).final_exploration for i in range(600)]
+    for value, likely in FINAL_EXPLORATION:
+        assert drawn.count(value) / 600 == pytest.approx(likely, abs=0.06)
+
+
+def test_a_machine_with_fewer_cores_has_fewer_workers(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(3)))
+    assert fit_to_machine(PAPER) == {"workers": 3}
+    assert fit_to_machine(dataclasses.replace(PAPER, workers=2)) == {"workers": 2}
+
+
+# --- the update of one worker, against the same written out in NumPy or in float64 ---
+
+
+def recorded(worker: ActorLearner) -> list[dict]:
+    """Lets the worker note what each of its rollouts was about."""
+    notes, losses = [], worker.losses
+
+    def noting(n, actions, rewards, hidden, terminal):
+        notes.append(
+            {
+                "states": worker.states[: n + 1].double().numpy().copy(), "actions": actions.numpy(),
+                "rewards": rewards.double().numpy(), "terminal": terminal, "next_action": worker.next_action,
+                "hidden": None if hidden is None else hidden.clone(),
+            }
+        )  # fmt: skip
+        return losses(n, actions, rewards, hidden, terminal)
+
+    worker.losses = noting
+    return notes
+
+
+def test_update_against_float64_numpy():
+    """Forty rollouts: returns, softmax, entropy, both heads, the sum over steps, RMSProp, and the falling learning rate."""
+    config = dataclasses.replace(CARTPOLE, entropy_weight=0.3, max_gradient_norm=3.0, training_steps=400)
+    everyone, worker = learner(config)
+    notes = recorded(worker)
+    net = everyone.network
+    names = [name for name, _ in net.named_parameters()]
+    w = {name: p.detach().double().numpy().copy() for name, p in net.named_parameters()}
+    s = {name: np.zeros_like(a) for name, a in w.items()}
+    step, clipped, ended, scores = 0, 0, 0, 0.0
+    for _ in range(40):
+        worker.work()
+        note = notes[-1]
+        n, x = len(note["actions"]), note["states"][:, 0]
+        pre = x @ w["torso.1.weight"].T + w["torso.1.bias"]
+        h = np.maximum(pre, 0)
+        logits, v = h @ w["policy.weight"].T + w["policy.bias"], (h @ w["value.weight"].T + w["value.bias"])[:, 0]
+        ret, future = np.zeros(n), 0.0 if note["terminal"] else v[n]
+        for i in reversed(range(n)):
+            ret[i] = future = note["rewards"][i] + 0.99 * future
+        h, pre, x, logits, v = h[:n], pre[:n], x[:n], logits[:n], v[:n]
+        pi = np.exp(logits - logits.max(1, keepdims=True))
+        pi /= pi.sum(1, keepdims=True)
+        entropy = -(pi * np.log(pi)).sum(1, keepdims=True)
+        onehot = np.eye(2)[note["actions"]]
+        d_logits = (pi - onehot) * (ret - v)[:, None] + 0.3 * pi * (np.log(pi) + entropy)
+        d_v = 0.5 * (v - ret)[:, None]
+        d_h = (d_logits @ w["policy.weight"] + d_v @ w["value.weight"]) * (pre > 0)
+        d = {
+            "torso.1.weight": d_h.T @ x, "torso.1.bias": d_h.sum(0), "policy.weight": d_logits.T @ h,
+            "policy.bias": d_logits.sum(0), "value.weight": d_v.T @ h, "value.bias": d_v.sum(0),
+        }  # fmt: skip
+        norm = math.sqrt(sum((g**2).sum() for g in d.values()))
+        clipped, ended = clipped + (norm > 3), ended + note["terminal"]
+        for name in names:
+            g = d[name] * min(1, 3 / norm)
+            s[name] = 0.99 * s[name] + 0.01 * g**2
+            w[name] -= 0.0007 * max(1 - step / 400, 0) * g / np.sqrt(s[name] + 0.1)
+        step += n
+        scores += ret.sum()
+        assert everyone.agent_steps() == step
+    assert ended >= 2
+    assert 5 < clipped < 40
+    for name, p in net.named_parameters():
+        np.testing.assert_allclose(p.detach().numpy(), w[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert everyone.counts.tolist() == [[step, 40]]
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_value_based_updates_against_float64(method):
+    """Thirty rollouts with a target network that is copied every eight steps, epsilon half-way down."""
+    config = dataclasses.replace(CARTPOLE, algorithm=method, final_exploration_step=200)
+    everyone, worker = learner(config)
+    notes = recorded(worker)
+    net, target = (Network(config, 2, (4,)).double() for _ in range(2))
+    net.load_state_dict(everyone.network.state_dict())
+    target.load_state_dict(net.state_dict())
+    s, step, copies, ended = [torch.zeros_like(p) for p in net.parameters()], 0, 0, 0
+    for _ in range(30):
+        worker.work()
+        note = notes[-1]
+        n, x, a = len(note["actions"]), torch.from_numpy(note["states"]), note["actions"]
+        following = target(x)[0].detach().numpy()
+        y = np.zeros(n)
+        future = 0.0 if note["terminal"] else following[n].max()
+        for i in reversed(range(n)):
+            if method == "n_step_q":
+                y[i] = future = note["rewards"][i] + 0.99 * future
+            elif note["terminal"] and i == n - 1:
+                y[i] = note["rewards"][i]
+            elif method == "one_step_q":
+                y[i] = note["rewards"][i] + 0.99 * following[i + 1].max()
+            else:
+                y[i] = note["rewards"][i] + 0.99 * following[i + 1][note["next_action"] if i == n - 1 else a[i + 1]]
+        net.zero_grad()
+        q = net(x[:n])[0][torch.arange(n), torch.from_numpy(a)]
+        ((torch.from_numpy(y) - q) ** 2).sum().backward()
+        norm = math.sqrt(sum(float((p.grad**2).sum()) for p in net.parameters()))
+        with torch.no_grad():
+            for p, m in zip(net.parameters(), s, strict=True):
+                g = p.grad * min(1, 40 / norm)
+                m.mul_(0.99).add_(0.01 * g**2)
+                p -= 0.0007 * (1 - step / 100_000) * g / (m + 0.1).sqrt()
+        step, ended = step + n, ended + note["terminal"]
+        if step // 8 > copies:
+            copies = step // 8
+            target.load_state_dict(net.state_dict())
+        if len(notes) > 1 and method == "one_step_sarsa" and not notes[-2]["terminal"]:
+            assert a[0] == notes[-2]["next_action"]  # what the target was computed with is what is done
+    assert ended >= 1
+    assert copies == int(everyone.target_copies) == step // 8
+    for fast, slow in zip(everyone.network.parameters(), net.parameters(), strict=True):
+        np.testing.assert_allclose(fast.detach().numpy(), slow.detach().numpy(), rtol=2e-4, atol=2e-6)
+    for fast, slow in zip(everyone.target.parameters(), target.parameters(), strict=True):
+        np.testing.assert_allclose(fast.detach().numpy(), slow.detach().numpy(), rtol=2e-4, atol=2e-6)
+
+
+def test_update_of_the_convolutional_network_against_float64_autograd():
+    """A worker on Breakout: bytes in, channels last, batched backward, against plain float64 modules one state at a time."""
+    task = find_task(load_paper("a3c"), None, "breakout")[1]
+    config = dataclasses.replace(PAPER, workers=1)
+    everyone, worker = learner(config, task, actions=4, shape=(84, 84))
+    notes = recorded(worker)
+    slow = Network(config, 4, (84, 84)).double()
+    slow.load_state_dict(everyone.network.state_dict())
+    worker.work()
+    note = notes[0]
+    x = torch.from_numpy(note["states"]) / 255
+    assert x[:, :3].amax() > 0  # a stack of different frames in the right order: the newest one is last
+    assert torch.equal(x[1, 2], x[0, 3])
+    future = slow(x[5:6])[1].item()
+    for i in reversed(range(5)):
+        future = note["rewards"][i] + 0.99 * future
+        logits, value, _ = slow(x[i : i + 1])
+        log_pi = logits.log_softmax(1)[0]
+        loss = -log_pi[note["actions"][i]] * (future - value.item()) + 0.25 * (future - value[0]) ** 2
+        (loss + 0.01 * (log_pi.exp() * log_pi).sum()).backward()
+    for fast, plain in zip(everyone.network.parameters(), slow.parameters(), strict=True):
+        step = 0.0007 * plain.grad / torch.sqrt(0.01 * plain.grad**2 + 0.1)
+        torch.testing.assert_close(fast.detach().double(), plain.detach() - step, rtol=1e-4, atol=1e-7)
+
+
+# --- the LSTM ---
+
+
+def test_lstm_state_is_carried_detached_and_zeroed_and_the_bootstrap_does_not_advance_it():
+    config = dataclasses.replace(CARTPOLE, lstm=True)
+    everyone, worker = learner(config)
+    notes = recorded(worker)
+    assert torch.equal(worker.hidden, torch.zeros(2, 1, 256))
+    ended, carried = 0, torch.zeros(2, 1, 256)
+    for _ in range(30):
+        old = Network(config, 2, (4,))
+        old.load_state_dict(everyone.network.state_dict())
+        ended_here = bool(worker.work())
+        note = notes[-1]
+        assert torch.equal(note["hidden"], carried)  # of the step before the rollout
+        assert not worker.hidden.requires_grad
+        n = len(note["actions"])
+        with torch.no_grad():
+            after = old(torch.from_numpy(note["states"][:n]).float(), note["hidden"], sequence=True)[2]
+        if ended_here:
+            ended += 1
+            assert not worker.hidden.any()
+        else:  # n steps, not n + 1: the bootstrap value has not moved it
+            assert n == 5
+            torch.testing.assert_close(worker.hidden, after, rtol=1e-4, atol=1e-6)
+            assert worker.hidden.any()
+        carried = worker.hidden.clone()
+    assert ended >= 1
+
+
+def test_lstm_update_against_float64_autograd():
+    """Back through the five steps of a rollout and no further; the state before them is a constant."""
+    config = dataclasses.replace(CARTPOLE, lstm=True)
+    everyone, worker = learner(config)
+    notes = recorded(worker)
+    worker.work()
+    slow = Network(config, 2, (4,)).double()
+    slow.load_state_dict(everyone.network.state_dict())
+    s = everyone.optimiser.mean_square.clone()
+    before = everyone.weights.clone()
+    worker.work()
+    note = notes[1]
+    assert not note["terminal"]
+    x, hidden, outputs = torch.from_numpy(note["states"]), note["hidden"].double(), []
+    for i in range(6):  # one step at a time
+        logits, value, hidden = slow(x[i : i + 1], hidden)
+        outputs.append((logits[0], value[0]))
+    future, loss = float(outputs[5][1]), 0
+    for i in reversed(range(5)):
+        future = note["rewards"][i] + 0.99 * future
+        logits, value = outputs[i]
+        log_pi = logits.log_softmax(0)
+        loss = loss - log_pi[note["actions"][i]] * (future - value.item()) + 0.25 * (future - value) ** 2
+        loss = loss + 0.01 * (log_pi.exp() * log_pi).sum()
+    loss.backward()
+    d = torch.cat([p.grad.flatten() for p in slow.parameters()])
+    rate = 0.0007 * (1 - 5 / 100_000)
+    expected = before.double() - rate * d / (0.99 * s + 0.01 * d**2 + 0.1).sqrt()
+    torch.testing.assert_close(everyone.weights.double(), expected, rtol=1e-4, atol=1e-7)
+
+
+# --- the game, and the policy ---
+
+
+def test_episode_scores_are_raw_whole_games():
+    """Breakout, rewards clipped and lives ending episodes for learning: what is reported is neither."""
+    task = find_task(load_paper("a3c"), None, "breakout")[1]
+    config = dataclasses.replace(PAPER, workers=1, noop_max=3)
+    _, worker = learner(config, task, actions=4, shape=(84, 84), seed=8)
+    notes = recorded(worker)
+    steps, recv = [], worker.envs.recv
+
+    def noting():
+        step = recv()
+        step.rewards[:] *= 3  # as the bricks of the upper rows
+        step.scores[:] = 3 * step.scores
+        steps.append(step)
+        return step
+
+    worker.envs.recv = noting
+    news = []
+    while not news:
+        news = worker.work()
+    (t, score, length) = news[0]
+    assert t == length == len(steps)
+    assert score == 3 * worker_score(steps) > 0
+    lives_lost = sum(int(step.life_lost[0]) for step in steps)
+    assert lives_lost == 5 == sum(note["terminal"] for note in notes)
+    assert sum(note["rewards"].sum() for note in notes) == worker_score(steps)  # clipped to 1 each
+    assert worker.stack.planes[0, :3].max() == 0  # the next game has begun
+
+
+def worker_score(steps) -> float:
+    return sum(float(step.rewards[0]) for step in steps) / 3
+
+
+def test_a_time_cap_is_bootstrapped_and_a_fall_is_not():
+    """CartPole cut at 500 steps: `done` without `terminal`."""
+    everyone, worker = learner(CARTPOLE)
+    worker.envs.max_steps = 7
+    notes = recorded(worker)
+    with torch.no_grad():
+        everyone.network.value.bias.fill_(1000.0)
+    assert worker.work() == []
+    news = worker.work()
+    assert [n[2] for n in news] == [7]
+    assert len(notes[1]["actions"]) == 2
+    assert notes[1]["terminal"] is False
+    loss = worker.losses(2, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]), None, False)[1]
+    assert float(loss) < 0.25 * 2 * 40**2  # R = 1 + .99 * 1000 is near V
+    assert float(worker.losses(2, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]), None, True)[1]) > 0.25 * 2 * 900**2
+
+
+def test_workers_differ_and_a_seed_repeats():
+    def first(seed, index):
+        _, worker = learner(seed=seed, index=index, config=dataclasses.replace(CARTPOLE, workers=2))
+        return worker.stack.planes.tobytes(), worker.rng.random()
+
+    assert first(1, 0) == first(1, 0)
+    assert len({first(1, 0), first(1, 1), first(2, 0), first(2, 1)}) == 4
+
+
+def test_the_policy_is_sampled_and_value_based_methods_are_greedy():
+    class Fixed(nn.Module):
+        def forward(self, states, hidden):
+            return torch.log(torch.tensor([[0.2, 0.7, 0.1]])).repeat(len(states), 1) + 5, None, hidden
+
+    rngs = [np.random.default_rng(i) for i in range(3000)]
+    actions = Actor(Fixed(), PAPER)(np.zeros((3000, 4)), rngs)
+    assert np.bincount(actions, minlength=3) / 3000 == pytest.approx([0.2, 0.7, 0.1], abs=0.03)
+    again = sample(torch.log(torch.tensor([[0.2, 0.7, 0.1]])), [np.random.default_rng(0)])
+    assert actions[0] == again[0]  # a function of the episode's own generator
+    greedy = Actor(Fixed(), dataclasses.replace(PAPER, algorithm="n_step_q"))
+    assert (greedy(np.zeros((5, 4)), rngs[:5]) == 1).all()
+
+
+def test_the_actors_lstm_state_begins_with_each_episode():
+    torch.manual_seed(0)
+    actor = Actor(Network(dataclasses.replace(CARTPOLE, lstm=True), 2, (4,)), dataclasses.replace(CARTPOLE, lstm=True))
+    states, rngs = np.ones((3, 1, 4), np.float32), [np.random.default_rng(i) for i in range(3)]
+    actor.start(np.ones(3, bool))
+    actor(states, rngs)
+    once = actor.hidden.clone()
+    actor.start(np.array([False, True, False]))
+    assert not actor.hidden[:, 1].any()
+    actor(states, rngs)
+    torch.testing.assert_close(actor.hidden[:, 1], once[:, 1])
+    assert not torch.allclose(actor.hidden[:, 0], once[:, 0])
+    actor.start(np.ones(10, bool))
+    assert actor.hidden.shape == (2, 10, 256)
+
+
+def test_an_evaluation_tells_the_actor_where_episodes_begin():
+    """In groups and in phases: at the first step of every environment, and again wherever an episode has ended."""
+
+    class Noting:
+        def __init__(self):
+            self.begun, self.steps = [], 0
+
+        def start(self, begins):
+            self.begun.append((self.steps, begins.tolist()))
+
+        def __call__(self, states, rngs):
+            self.steps += 1
+            return np.zeros(len(states), dtype=np.int64)
+
+    seeds = np.array([1, 2, 3])
+    group = Noting()
+    episodes = play_group(group, GymEnvs("CartPole-v1", 3, 0), 1, seeds, 0.0)
+    assert group.begun[0] == (0, [True, True, True])
+    firsts = {i: next(step for step, begins in group.begun[1:] if begins[i]) for i in range(3)}
+    assert firsts == {i: episode.length for i, episode in enumerate(episodes)}
+    phase = Noting()
+    scores = play_steps(phase, GymEnvs("CartPole-v1", 1, 0), 1, 60, 0.0, np.random.default_rng(0))
+    assert [step for step, _ in phase.begun] == [0, *np.cumsum(scores).astype(int)]
+    assert len(scores) >= 4
+
+
+def test_weights_of_another_network_are_refused():
+    weights = Network(PAPER, 6, (84, 84)).state_dict()
+    with pytest.raises(ValueError, match=r"policy"):
+        load_policy(PAPER, 4, (84, 84), weights, torch.device("cpu"))
+
+
+def test_variants_are_what_the_paper_calls_them():
+    paper = load_paper("a3c")
+    found = {name: resolve(paper, name or None, "pong", "paper").settings for name in paper.variants}
+    assert {name: (s["algorithm"], s["lstm"]) for name, s in found.items()} == {
+        "": ("a3c", False),
+        "lstm": ("a3c", True),
+        "n_step_q": ("n_step_q", False),
+        "one_step_q": ("one_step_q", False),
+        "one_step_sarsa": ("one_step_sarsa", False),
+    }
+    assert all(s["training_steps"] * 4 == 320_000_000 and s["workers"] == 16 for s in found.values())
+    assert paper.tasks["pong"].published.value == 7
+    assert (found[""]["target_period"] * 4, found[""]["final_exploration_step"] * 4) == (40_000, 4_000_000)
