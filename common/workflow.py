@@ -201,8 +201,11 @@ class Flow:
         """
         fresh = " --fresh" if self.config["fresh"] and attempt == 1 else ""
         stop = " --stop-when-reached" if self.stop_when_reached else ""
-        device = "cpu" if wildcards.task in self.laptop_tasks else self.config["device"]
-        return f"--device {device}{fresh}{stop}"
+        return f"--device {self.config['device']}{fresh}{stop}"
+
+    def laptop_flags(self, wildcards: Any, attempt: int) -> str:
+        """A laptop task needs no GPU, and starts over by itself."""
+        return "--fresh" if self.config["fresh"] and attempt == 1 else ""
 
     def _run_dir(self, wildcards: Any) -> Path:
         target = self.agents[wildcards.agent]

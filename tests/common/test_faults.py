@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import threading
 import types
 from dataclasses import dataclass, field
@@ -368,6 +369,7 @@ def fill_the_disk(case, from_then_on, which, tmp_path, whole, prepare, capsys, m
     return kinds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "which"), [("begin", "last"), ("resume", "first"), ("finished", "first"), ("fresh", "first")]
 )
@@ -375,7 +377,7 @@ def test_a_disk_that_is_full_from_some_write_on(case, which, tmp_path, whole, pr
     """Of each kind one; `-m long` tries every single one, for a moment and for good."""
     kinds = fill_the_disk(case, True, which, tmp_path, whole, prepare, capsys, monkeypatch)
     print(f"{case}: full at {sum(kinds.values())} operations")
-    assert len(kinds) >= {"begin": 35, "resume": 30, "finished": 5, "fresh": 35}[case], kinds
+    assert len(kinds) >= {"begin": 20, "resume": 15, "finished": 5, "fresh": 20}[case], kinds
 
 
 @pytest.mark.long
@@ -686,7 +688,12 @@ def test_an_orphan_and_a_second_training_on_one_folder(tmp_path):
     assert wait_for(lambda: logs[0].exists() and "agent steps" in logs[0].read_text(), 120)
     workflow.kill()
     workflow.wait()
-    assert start(arguments, logs[1]).wait(240) == 0
+    orphan = int((of(tmp_path / "both") / "checkpoint" / ".lock").read_text())
+    os.kill(orphan, signal.SIGSTOP)  # or it may be done before the second one is there
+    second = start(arguments, logs[1])
+    assert wait_for(lambda: f"in use by process {orphan}; waiting" in logs[1].read_text(), 120)
+    os.kill(orphan, signal.SIGCONT)
+    assert second.wait(240) == 0
     assert SHELL_LIVES not in (tmp_path / "shell").read_text()
     assert wait_for(lambda: "done:" in logs[0].read_text(), 10)
     assert "waiting until it ends" in logs[1].read_text()

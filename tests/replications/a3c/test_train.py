@@ -152,9 +152,9 @@ def test_schedules():
 def test_final_exploration_is_drawn_as_the_paper_says():
     config = dataclasses.replace(CARTPOLE, algorithm="one_step_q")
     everyone = Global(config, 2, (4,))
-    drawn = [ActorLearner(i, config, TASK, 1, everyone).final_exploration for i in range(600)]
+    drawn = [ActorLearner(i, config, TASK, 1, everyone).final_exploration for i in range(250)]
     for value, likely in FINAL_EXPLORATION:
-        assert drawn.count(value) / 600 == pytest.approx(likely, abs=0.06)
+        assert drawn.count(value) / 250 == pytest.approx(likely, abs=0.1)
 
 
 def test_a_machine_with_fewer_cores_has_fewer_workers(monkeypatch):
@@ -282,7 +282,7 @@ def test_value_based_updates_against_float64(method):
 
 
 def test_update_of_the_convolutional_network_against_float64_autograd():
-    """A worker on Breakout: bytes in, channels last, batched backward, against plain float64 modules one state at a time."""
+    """A worker on Breakout: bytes in, channels last, batched backward, against a plain float64 module, step by step."""
     task = find_task(load_paper("a3c"), None, "breakout")[1]
     config = dataclasses.replace(PAPER, workers=1)
     everyone, worker = learner(config, task, actions=4, shape=(84, 84))
@@ -294,13 +294,14 @@ def test_update_of_the_convolutional_network_against_float64_autograd():
     x = torch.from_numpy(note["states"]) / 255
     assert x[:, :3].amax() > 0  # a stack of different frames in the right order: the newest one is last
     assert torch.equal(x[1, 2], x[0, 3])
-    future = slow(x[5:6])[1].item()
+    logits, values, _ = slow(x)
+    future, loss = values[5].item(), 0
     for i in reversed(range(5)):
         future = note["rewards"][i] + 0.99 * future
-        logits, value, _ = slow(x[i : i + 1])
-        log_pi = logits.log_softmax(1)[0]
-        loss = -log_pi[note["actions"][i]] * (future - value.item()) + 0.25 * (future - value[0]) ** 2
-        (loss + 0.01 * (log_pi.exp() * log_pi).sum()).backward()
+        log_pi = logits[i].log_softmax(0)
+        loss = loss - log_pi[note["actions"][i]] * (future - values[i].item()) + 0.25 * (future - values[i]) ** 2
+        loss = loss + 0.01 * (log_pi.exp() * log_pi).sum()
+    loss.backward()
     for fast, plain in zip(everyone.network.parameters(), slow.parameters(), strict=True):
         step = 0.0007 * plain.grad / torch.sqrt(0.01 * plain.grad**2 + 0.1)
         torch.testing.assert_close(fast.detach().double(), plain.detach() - step, rtol=1e-4, atol=1e-7)
@@ -353,7 +354,7 @@ def test_lstm_update_against_float64_autograd():
     for i in range(6):  # one step at a time
         logits, value, hidden = slow(x[i : i + 1], hidden)
         outputs.append((logits[0], value[0]))
-    future, loss = float(outputs[5][1]), 0
+    future, loss = outputs[5][1].item(), 0
     for i in reversed(range(5)):
         future = note["rewards"][i] + 0.99 * future
         logits, value = outputs[i]
@@ -415,8 +416,9 @@ def test_a_time_cap_is_bootstrapped_and_a_fall_is_not():
     assert len(notes[1]["actions"]) == 2
     assert notes[1]["terminal"] is False
     loss = worker.losses(2, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]), None, False)[1]
-    assert float(loss) < 0.25 * 2 * 40**2  # R = 1 + .99 * 1000 is near V
-    assert float(worker.losses(2, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]), None, True)[1]) > 0.25 * 2 * 900**2
+    assert loss.item() < 0.25 * 2 * 40**2  # R = 1 + .99 * 1000 is near V
+    again = worker.losses(2, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]), None, True)[1]
+    assert again.item() > 0.25 * 2 * 900**2
 
 
 def test_workers_differ_and_a_seed_repeats():

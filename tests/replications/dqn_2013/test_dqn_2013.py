@@ -229,6 +229,6 @@ def test_fields_of_2015_that_are_gone():
 
 
 @pytest.mark.slow
-def test_cartpole_is_solved(tmp_path):
-    folder = train("dqn_2013", "cartpole", tmp_path, seed=1, overrides={}, budget="hour")
-    assert evaluate_run(folder, "cpu")["score"] >= 400
+def test_cartpole_is_learned(tmp_path):
+    folder = train("dqn_2013", "cartpole", tmp_path, {"training_steps": 15_000}, seed=1, budget="hour")
+    assert evaluate_run(folder, "cpu")["score"] >= 195

@@ -389,11 +389,16 @@ class Notes:
     def __init__(self, patch: pytest.MonkeyPatch):
         notes = self
         notes.acting, notes.evaluating, notes.given, notes.batches, notes.priorities = set(), set(), [], [], None
+        notes.draws = 0
 
         class Spy(Priorities):
             def __init__(self, *arguments, **options):
                 super().__init__(*arguments, **options)
                 notes.priorities = self
+
+            def draw(self, rng, batch_size):
+                notes.draws += 1
+                return super().draw(rng, batch_size)
 
             def update(self, indices, priorities):
                 super().update(indices, priorities)
@@ -476,7 +481,7 @@ def test_every_variant_does_what_it_says(variant, tmp_path, monkeypatch):
     assert run["progress"]["updates"] == 170
     curve = list(csv.DictReader((folder / "curve.csv").open()))
     assert all(float(row["loss"]) > 0 for row in curve)
-    assert len(notes.given) == (0 if variant == "no_priority" else 170)
+    assert len(notes.given) == notes.draws == (0 if variant == "no_priority" else 170)
     assert {n for n, _ in notes.batches} == {1 if variant == "no_multistep" else 3}
     assert {int(k) for _, steps in notes.batches for k in steps} == ({1} if variant == "no_multistep" else {1, 2, 3})
     assert run["progress"]["episodes"] > 5
