@@ -29,12 +29,14 @@ wildcard_constraints:
 localrules:
     all,
     report,
+    index,
 
 
 rule all:
     default_target: True
     input:
         expand("reports/{target}.html", target=flow.config["targets"]),
+        "reports/index.html",
 
 
 # Work in progress lies in the run's folder checkpoint/, which is no output: Snakemake deletes outputs of an interrupted
@@ -48,6 +50,8 @@ rule train:
         model=f"{RUN}/model.safetensors",
     log:
         "logs/{agent}/{task}/{size}/seed{seed}/train.log",
+    wildcard_constraints:
+        task=flow.trained,
     conda:
         "envs/train.yaml"
     threads: 4
@@ -66,6 +70,33 @@ rule train:
         "run=$(dirname {output.run:q}); {resources.before}"
         "python -m {params.trainer} {resources.flags} --threads {threads} --results {params.results:q}"
         " 2>&1 | tee -i {log:q}"
+
+
+# A laptop task has a script of its own, no weights and no evaluation. It takes minutes: one that was stopped starts over.
+rule laptop:
+    output:
+        run=f"{RUN}/run.json",
+        measures=f"{RUN}/measures.json",
+        points=f"{RUN}/points.csv",
+    log:
+        "logs/{agent}/{task}/{size}/seed{seed}/laptop.log",
+    wildcard_constraints:
+        task=flow.laptop,
+    conda:
+        "envs/train.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="4h",
+        before=flow.before_training,
+        flags=flow.laptop_flags,
+    params:
+        settings=flow.settings,  # runs again when they change
+        trainer=flow.trainer,
+        starts_over=flow.starts_over,
+        results=lambda wildcards, output: Path(output.run).parents[4],
+    shell:
+        "run=$(dirname {output.run:q}); {resources.before}"
+        "python -m {params.trainer} {resources.flags} --threads 1 --results {params.results:q} 2>&1 | tee -i {log:q}"
 
 
 rule evaluate:
@@ -108,3 +139,22 @@ rule report:
     shell:
         "python -m reports.render {wildcards.target} --results {params.results:q} --source {params.source}"
         " --out {output:q} 2>&1 | tee -i {log:q}"
+
+
+# Every paper against every task, from whatever runs there are: it never trains.
+rule index:
+    input:
+        flow.index_pages,
+        sources=lambda wildcards: [local(path) for path in flow.index_sources(wildcards)],
+    output:
+        "reports/index.html",
+    log:
+        "logs/reports/index.log",
+    retries: 0
+    conda:
+        "envs/report.yaml"
+    params:
+        seen=flow.index_seen,
+        results=flow.config["results"],
+    shell:
+        "python -m reports.index --results {params.results:q} --out {output:q} 2>&1 | tee -i {log:q}"

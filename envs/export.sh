@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes requirements.txt from uv.lock, which is the one source of versions. Run it after `uv lock`.
+# Writes requirements.txt and envs/dev.txt from uv.lock, which is the one source of versions. Run it after `uv lock`.
 #
 # torch's CUDA packages are cut: torch's own exact pins bring them where PyPI's Linux build of torch is installed, and
 # nothing brings them where a CPU build is, so one file serves both. Hashes stay in uv.lock: with them here pip would
@@ -8,8 +8,13 @@ set -eu
 cd -- "$(dirname -- "$0")/.."
 {
     echo "# Written by envs/export.sh from uv.lock; do not edit."
-    "${UV:-uv}" export --frozen --no-hashes --no-annotate --no-header \
+    "${UV:-uv}" export --frozen --no-dev --no-hashes --no-annotate --no-header \
         --prune cuda-bindings --prune cuda-toolkit --prune nvidia-cudnn-cu13 --prune nvidia-cusparselt-cu13 \
         --prune nvidia-nccl-cu13 --prune nvidia-nvshmem-cu13 --prune triton
 } > requirements.txt.new
 mv requirements.txt.new requirements.txt
+{
+    echo "# Written by envs/export.sh from uv.lock; do not edit. What the tests in a real browser need beside requirements.txt."
+    "${UV:-uv}" export --frozen --only-dev --no-hashes --no-annotate --no-header
+} > envs/dev.txt.new
+mv envs/dev.txt.new envs/dev.txt

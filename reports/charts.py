@@ -8,29 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-from common.statistics import DASH, format_number
+from common.statistics import DASH, format_number, seed_interval
 
 MAX_POINTS = 500  # a curve; fewer where many seeds share the page
 POINTS_A_CHART = 6000  # over all its seeds
 PALETTE = 6  # series colours in the style sheet; more seeds than this share one colour
 
 
-def thin(xs: Sequence[float], ys: Sequence[float | None], limit: int = MAX_POINTS) -> tuple[list, list]:
-    """At most `limit` points: the lowest and highest of each equal bucket stay, so no peak or dip is lost; so do both
-    ends and gaps.
+def thin_indices(ys: Sequence[float | None], limit: int = MAX_POINTS) -> list[int]:
+    """Which of a curve's points to keep, at most `limit`: the lowest and highest of each equal bucket stay, so no peak
+    or dip is lost; so do both ends and gaps.
     """
-    if len(xs) <= limit:
-        return list(xs), list(ys)
+    if len(ys) <= limit:
+        return list(range(len(ys)))
     if limit < 4:
         raise ValueError(f"limit is {limit}; a curve needs at least 4 points")
     buckets = (limit - 2) // 2
-    inner = len(xs) - 2
-    keep = {0, len(xs) - 1}
+    inner = len(ys) - 2
+    keep = {0, len(ys) - 1}
     for b in range(buckets):
         indices = range(1 + b * inner // buckets, 1 + (b + 1) * inner // buckets)
         known = [i for i in indices if ys[i] is not None]
@@ -38,8 +38,13 @@ def thin(xs: Sequence[float], ys: Sequence[float | None], limit: int = MAX_POINT
             keep |= {min(known, key=lambda i: ys[i]), max(known, key=lambda i: ys[i])}
         elif indices:
             keep.add(indices[0])
-    order = sorted(keep)
-    return [xs[i] for i in order], [ys[i] for i in order]
+    return sorted(keep)
+
+
+def thin(xs: Sequence[float], ys: Sequence[float | None], limit: int = MAX_POINTS) -> tuple[list, list]:
+    """The points that `thin_indices` keeps."""
+    keep = thin_indices(ys, limit)
+    return [xs[i] for i in keep], [ys[i] for i in keep]
 
 
 def significant(value: float | None, digits: int = 5) -> float | int | None:
@@ -232,10 +237,25 @@ def strips(
 
 @dataclass(frozen=True)
 class Series:
+    """`hours` goes with `xs` (frames), empty where no clock was kept; `low` and `high` are a band around `ys`."""
+
     name: str
     xs: list
     ys: list
-    css: str  # s1 ... s6, mean, many
+    css: str  # s1 ... s6, mean, many, reference
+    hours: list = field(default_factory=list)
+    low: list = field(default_factory=list)
+    high: list = field(default_factory=list)
+    band: str = ""  # what the band is
+
+    def data(self) -> dict:
+        columns = {"x": self.xs, "h": self.hours, "y": self.ys, "lo": self.low, "hi": self.high}
+        digits = {"x": 7, "h": 5}
+        shown = {k: [significant(v, digits.get(k, 5)) for v in column] for k, column in columns.items() if column}
+        return {"name": self.name, "css": self.css} | ({"band": self.band} if self.band else {}) | shown
+
+    def values(self) -> list[float]:
+        return [y for column in (self.ys, self.low, self.high) for y in column if y is not None]
 
 
 @dataclass(frozen=True)
@@ -262,22 +282,14 @@ class Chart:
             "id": self.id,
             "title": self.title,
             "small": self.small,
-            "series": [
-                {
-                    "name": s.name,
-                    "css": s.css,
-                    "x": [significant(x, 7) for x in s.xs],
-                    "y": [significant(y) for y in s.ys],
-                }
-                for s in self.series
-            ],
+            "series": [s.data() for s in self.series],
             "lines": [{"name": line.name, "css": line.css, "value": significant(line.value)} for line in self.lines],
         }
 
     def svg(self) -> Markup:
         """The same as a still picture: without scripts and on paper."""
         xs = [x for s in self.series for x in s.xs]
-        ys = [y for s in self.series for y in s.ys if y is not None] + [line.value for line in self.lines]
+        ys = [y for s in self.series for y in s.values()] + [line.value for line in self.lines]
         if not xs or not ys:
             return Markup("")
         height = 130 if self.small else 260
@@ -308,6 +320,11 @@ class Chart:
                 )
         body.append(f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">')
         for s in self.series:
+            if s.low and s.high:
+                edge = [(x, lo, hi) for x, lo, hi in zip(s.xs, s.low, s.high, strict=True) if None not in (lo, hi)]
+                corners = [(x, hi) for x, _, hi in edge] + [(x, lo) for x, lo, _ in reversed(edge)]
+                points = " ".join(f"{wide(x) * 10:.0f},{place(y):g}" for x, y in corners)
+                body.append(f'<polygon class="spread {s.css}" points="{points}"/>')
             path, pen = [], False
             for x, y in zip(s.xs, s.ys, strict=True):
                 if y is None:
@@ -321,24 +338,50 @@ class Chart:
 
 
 def series_of(
-    curves: Sequence[tuple[str, list, list]], averaged: Sequence[bool] | None = None, small: bool = False
+    curves: Sequence[tuple],
+    averaged: Sequence[bool] | None = None,
+    small: bool = False,
+    crowd: int = 1,
 ) -> list[Series]:
     """Series in the page's colours, thinned; and the mean of those `averaged` (all, unless given) wherever they share
-    an x.
+    an x, from three seeds on with its 95 % interval.
 
-    The mean is taken before thinning. Fewer than two curves have none.
+    `curves`: (name, xs, ys) or (name, xs, ys, hours). The mean is taken before thinning. Fewer than two curves have none.
+    `crowd`: by how much to thin further, where many curves share a page.
     """
     share = 3 if small else 1
-    limit = max(60, min(MAX_POINTS, POINTS_A_CHART // max(1, len(curves))) // share)
+    limit = max(60 // crowd, 8, min(MAX_POINTS, POINTS_A_CHART // crowd // max(1, len(curves))) // share)
     many = len(curves) > PALETTE
     out = []
-    for index, (name, xs, ys) in enumerate(curves):
-        out.append(Series(name, *thin(xs, ys, limit), "many" if many else f"s{index % PALETTE + 1}"))
+    for index, (name, xs, ys, *clock) in enumerate(curves):
+        keep = thin_indices(ys, limit)
+        hours = [clock[0][i] for i in keep] if clock and clock[0] else []
+        css = "many" if many else f"s{index % PALETTE + 1}"
+        out.append(Series(name, [xs[i] for i in keep], [ys[i] for i in keep], css, hours))
     chosen = curves if averaged is None else [c for c, use in zip(curves, averaged, strict=True) if use]
-    grids = [dict(zip(xs, ys, strict=True)) for _, xs, ys in chosen]
-    if len(grids) > 1:
-        shared = sorted(x for x in set(grids[0]).intersection(*grids[1:]) if all(g[x] is not None for g in grids))
-        if len(shared) > 1:
-            means = [sum(g[x] for g in grids) / len(grids) for x in shared]
-            out.append(Series(f"mean of {len(grids)} seeds", *thin(shared, means, limit), "mean"))
-    return out
+    mean = _mean_of(chosen, limit)
+    return [*out, mean] if mean else out
+
+
+def _mean_of(curves: Sequence[tuple], limit: int) -> Series | None:
+    grids = [dict(zip(c[1], c[2], strict=True)) for c in curves]
+    if len(grids) < 2:
+        return None
+    shared = sorted(x for x in set(grids[0]).intersection(*grids[1:]) if all(g[x] is not None for g in grids))
+    if len(shared) < 2:
+        return None
+    keep = thin_indices([sum(g[x] for g in grids) / len(grids) for x in shared], limit)
+    estimates = {i: seed_interval([g[shared[i]] for g in grids]) for i in keep}
+    clocks = [dict(zip(c[1], c[3], strict=True)) for c in curves if len(c) > 3 and c[3]]
+    timed = len(clocks) == len(grids) and all(clock.get(x) is not None for clock in clocks for x in shared)
+    band = len(grids) > 2
+    return Series(
+        f"mean of {len(grids)} seeds",
+        [shared[i] for i in keep],
+        [estimates[i].mean for i in keep],
+        "mean",
+        [sum(clock[shared[i]] for clock in clocks) / len(clocks) for i in keep] if timed else [],
+        [estimates[i].low for i in keep] if band else [],
+        [estimates[i].high for i in keep] if band else [],
+        "95 % interval" if band else "",
+    )

@@ -21,9 +21,9 @@ from common.errors import UserError
 SIZE = re.compile(r"[a-z0-9_]+|frames-[0-9]+")
 SEED = re.compile(r"seed([0-9]+)")
 
-_number, _count, _text = {"type": "number"}, {"type": "integer", "minimum": 0}, {"type": "string"}
+_number, _count, _text = {"type": "number"}, {"type": "integer", "minimum": 0, "maximum": 10**15}, {"type": "string"}
 _maybe_text = {"type": ["string", "null"]}
-_maybe_number = {"type": ["number", "null"]}
+_maybe_number = {"type": ["number", "null"], "minimum": -1e15, "maximum": 1e15}
 
 
 def _object(required: dict, optional: dict | None = None) -> dict:
@@ -126,8 +126,16 @@ class Run:
 
     @property
     def video(self) -> Path | None:
-        path = self.folder / "episode.mp4"
-        return path if path.is_file() else None
+        return self._file("episode.mp4")
+
+    @property
+    def best_video(self) -> Path | None:
+        """The best episode, where the evaluation filmed one that is better than the median."""
+        return self._file("best.mp4") if (self.evaluation or {}).get("best_video") else None
+
+    def _file(self, name: str) -> Path | None:
+        path = self.folder / name
+        return path if path.is_file() and path.stat().st_size else None
 
 
 def _bad(path: Path, what: str) -> UserError:
@@ -146,7 +154,7 @@ def read_json(path: Path, schema: dict) -> dict:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise _bad(path, "the file is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers with thousands of digits
         raise _bad(path, f"not valid JSON ({error})") from None
     except OSError as error:
         raise _bad(path, f"cannot be read ({error.strerror})") from None
@@ -157,13 +165,21 @@ def read_json(path: Path, schema: dict) -> dict:
     return data
 
 
+def _finite(number: float) -> bool:
+    """Whether a page can calculate with it: no infinity, and no integer that is beyond all floats."""
+    try:
+        return math.isfinite(number) and abs(number) < 1e300
+    except OverflowError:
+        return False
+
+
 def read_evaluation(path: Path) -> dict:
     data = read_json(path, EVALUATION_SCHEMA)
     for key in ("episodes", "extra_episodes"):
         for index, episode in enumerate(data.get(key) or []):
-            if not math.isfinite(episode["score"]):
+            if not _finite(episode["score"]):
                 raise _bad(path, f"at {key}.{index}.score: {episode['score']} is not a finite number")
-    if not math.isfinite(data["score"]):
+    if not _finite(data["score"]):
         raise _bad(path, f"at score: {data['score']} is not a finite number")
     if data["protocol"].get("score", "evaluation_mean") == "evaluation_mean":
         mean = sum(e["score"] for e in data["episodes"]) / len(data["episodes"])
@@ -174,8 +190,10 @@ def read_evaluation(path: Path) -> dict:
     return data
 
 
-def read_curve(path: Path, live: bool = False) -> Curve:
-    """`live`: the file is being written, so it may be absent, empty or end in half a line."""
+def read_curve(path: Path, live: bool = False, needed: tuple[str, ...] = ("agent_steps", "frames")) -> Curve:
+    """`live`: the file is being written, so it may be absent, empty or end in half a line. `needed`: its columns at
+    least.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -192,7 +210,7 @@ def read_curve(path: Path, live: bool = False) -> Curve:
             return Curve()
         raise _bad(path, "the file is empty")
     header = rows[0]
-    for column in ("agent_steps", "frames"):
+    for column in needed:
         if column not in header:
             raise _bad(path, f"line 1 has no column {column!r}")
     columns: dict[str, list[float | None]] = {name: [] for name in header}
@@ -211,13 +229,46 @@ def read_curve(path: Path, live: bool = False) -> Curve:
     return Curve(columns, not_finite)
 
 
+def with_hours(curve: Curve, timing: Path) -> Curve:
+    """The curve with a column `hours`: wall-clock since the start, over all attempts, as `timing.csv` has it.
+
+    Only informs, and a recorded run may lack it: without a readable file the curve stays as it is.
+    """
+    try:
+        clock = read_curve(timing, live=True, needed=("agent_steps", "seconds")).columns
+    except UserError:
+        return curve
+    seconds = dict(reversed(list(zip(clock.get("agent_steps", []), clock.get("seconds", []), strict=True))))
+    hours = [None if (s := seconds.get(step)) is None else s / 3600 for step in curve.columns.get("agent_steps", [])]
+    if not any(h is not None for h in hours):
+        return curve
+    return Curve(curve.columns | {"hours": hours}, curve.not_finite)
+
+
+def training_scores(path: Path, window: int = 100, most: int = 500) -> Curve:
+    """The mean score of the last episodes at the end of some of them, from a running training's `episodes.csv`."""
+    columns = read_curve(path, live=True).columns
+    scores = columns.get("score", [])
+    if not scores or None in scores:
+        return Curve()
+    at = range(len(scores) - 1, -1, -max(1, len(scores) // most))
+    means = [sum(scores[max(0, i + 1 - window) : i + 1]) / min(window, i + 1) for i in at]
+    kept = {name: [columns[name][i] for i in at][::-1] for name in ("agent_steps", "frames")}
+    return Curve(kept | {"train_score_100": means[::-1]})
+
+
 def _read_status(folder: Path) -> dict:
     """Only informs; a run that is just writing it is not an error."""
     try:
         status = json.loads((folder / "checkpoint" / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return status if isinstance(status, dict) else {}
+    counts = ("agent_steps", "training_steps", "steps_per_second")
+
+    def fits(name: str, value: object) -> bool:
+        return type(value) in (int, float) and 0 <= value < 1e15 if name in counts else isinstance(value, str)
+
+    return {k: v for k, v in status.items() if fits(k, v)} if isinstance(status, dict) else {}
 
 
 def read_run(folder: Path, source: str, paper: str, variant: str | None, task: str) -> Run | None:
@@ -228,7 +279,10 @@ def read_run(folder: Path, source: str, paper: str, variant: str | None, task: s
             status = _read_status(folder)
             state = status.get("state")
             state = state if state in ("training", "evaluating", "stopped", "failed") else "training"
-            curve = read_curve(folder / "checkpoint" / "live" / "curve.csv", live=True)
+            live = folder / "checkpoint" / "live"
+            curve = with_hours(read_curve(live / "curve.csv", live=True), live / "timing.csv")
+            if not any(curve.columns.values()):  # no evaluation phase yet
+                curve = training_scores(live / "episodes.csv")
             return Run(folder, source, size, seed, state, curve, status=status)
         if any((folder / name).exists() for name in ("curve.csv", "model.safetensors", "evaluation.json")):
             raise _bad(folder / "run.json", "the file is missing, though other results are there")
@@ -239,7 +293,7 @@ def read_run(folder: Path, source: str, paper: str, variant: str | None, task: s
         found = run.get(key) or (None if key == "variant" else run.get(key))
         if found != value:
             raise _bad(folder / "run.json", f"at {key}: {found!r}, but its folder says {value!r}")
-    curve = read_curve(folder / "curve.csv")
+    curve = with_hours(read_curve(folder / "curve.csv"), folder / "timing.csv")
     if not (folder / "evaluation.json").exists():
         return Run(folder, source, size, seed, "unevaluated", curve, run, status=_read_status(folder))
     return Run(folder, source, size, seed, "finished", curve, run, read_evaluation(folder / "evaluation.json"))
@@ -282,3 +336,8 @@ def differences(runs: list[Run]) -> list[dict]:
             values = [{"value": json.loads(value), "runs": members} for value, members in groups.items()]
             found.append({"what": what, "values": values})
     return found
+
+
+def rank(finished: bool, agent_steps: int, own: bool, size: str) -> tuple:
+    """Which of a page's sizes comes first: the longest; at equal length a finished one, then one's own."""
+    return not finished, -agent_steps, not own, size

@@ -8,6 +8,7 @@
   const drawn = new Map();
 
   const colour = (name) => getComputedStyle(root).getPropertyValue("--" + name).trim();
+  const shade = (name) => colour(name) + "2e"; // #rrggbb and its opacity
   const count = (v) => {
     if (v == null) return "–";
     for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
@@ -16,64 +17,110 @@
   };
   const score = (v) => (v == null ? "–" : Math.abs(v) >= 1e5 ? count(v) : String(+v.toPrecision(4)).replace("-", "−"));
 
+  let axis = "x"; // "x": frames or steps; "h": hours
+  const words = { x: data.x, h: "hours" };
+  const hours = (v) => (v == null ? "–" : v < 0.1 && v > 0 ? +(v * 60).toFixed(1) + " min" : +v.toPrecision(3) + " h");
+  const along = (v) => (axis === "h" ? hours(v) : count(v));
+  const hasAxis = (s) => s[axis] && s[axis].length;
+
   function draw(figure) {
     const chart = charts.get(figure.dataset.chart);
     const plot = figure.querySelector(".plot");
     if (!chart || !plot.clientWidth) return;
     drawn.get(chart.id)?.destroy();
+    const shown = chart.series.filter(hasAxis);
     const lines = chart.lines;
-    const last = Math.max(...chart.series.map((s) => s.x[s.x.length - 1]));
-    const joined = uPlot.join([
-      ...chart.series.map((s) => [s.x, s.y]),
-      ...lines.map((line) => [[0, last], [line.value, line.value]]),
-    ]);
-    const many = chart.series.some((s) => s.css === "many");
-    const series = chart.series.map((s) => ({
-      label: s.name,
-      class: s.css === "many" || (chart.small && chart.series.length > 1 && s.css !== "mean") ? "hidden-label" : null,
-      spanGaps: false,
-      stroke: colour(s.css),
-      width: s.css === "mean" ? (chart.small ? 2 : 2.5) : chart.series.length > 1 && s.css !== "many" ? 1.5 : many ? 1 : 2,
-      alpha: s.css === "many" ? 0.45 : 1,
-      points: { show: s.x.length < 40 && !many, size: 5, fill: colour(s.css) },
-      value: (u, v) => score(v),
-    }));
-    for (const line of lines)
+    const last = Math.max(...shown.map((s) => s[axis][s[axis].length - 1]));
+    const tables = [], series = [], bands = [];
+    const many = shown.some((s) => s.css === "many");
+    const small = (s) => chart.small && shown.length > 1 && s.css !== "mean";
+    for (const s of shown) {
+      const index = series.length + 1;
+      const banded = s.lo && s.hi;
+      tables.push([s[axis], s.y]);
+      series.push({
+        label: s.name,
+        class: s.css === "many" || small(s) ? "hidden-label" : null,
+        stroke: colour(s.css),
+        width: s.css === "mean" ? (chart.small ? 2 : 2.5) : shown.length > 1 && s.css !== "many" ? 1.5 : many ? 1 : 2,
+        dash: s.css === "reference" ? [2, 4] : undefined,
+        alpha: s.css === "many" ? 0.45 : 1,
+        points: { show: s.css === "reference" || (s[axis].length < 40 && !many), size: 5, fill: colour(s.css) },
+        value: (u, v, si, i) =>
+          v == null || !banded ? score(v) : `${score(v)} (${s.band} ${s.band.startsWith("±") ? score((u.data[index + 2][i] - u.data[index + 1][i]) / 2) : score(u.data[index + 1][i]) + " to " + score(u.data[index + 2][i])})`,
+      });
+      if (banded) {
+        const edge = { class: "hidden-label", stroke: "transparent", width: 0, points: { show: false } };
+        tables.push([s[axis], s.lo], [s[axis], s.hi]);
+        series.push({ ...edge, label: s.name + " low" }, { ...edge, label: s.name + " high" });
+        bands.push({ series: [index + 2, index + 1], fill: shade(s.css) });
+      }
+    }
+    for (const line of lines) {
+      tables.push([[0, last], [line.value, line.value]]);
       series.push({
         label: line.name,
-        class: chart.small ? "hidden-label" : null,
+        class: chart.small && line.css !== "human" ? "hidden-label" : null,
         stroke: colour(line.css),
         width: 1.5,
         dash: [6, 4],
         points: { show: false },
         value: () => score(line.value),
       });
-    const axis = {
+    }
+    const look = {
       stroke: colour("muted"),
       font: "12px " + getComputedStyle(document.body).getPropertyValue("--sans"),
       grid: { stroke: colour("rule"), width: 1 },
       ticks: { show: false },
     };
-    drawn.set(
-      chart.id,
-      new uPlot(
-        {
-          width: plot.clientWidth,
-          height: chart.small ? 150 : 300,
-          scales: { x: { time: false, range: (u, a, b) => [Math.min(0, a), b === a ? a + 1 : b] } },
-          series: [{ label: data.x, value: (u, v) => count(v) }, ...series],
-          axes: [
-            { ...axis, values: (u, vs) => vs.map(count), space: 70, size: 30 },
-            { ...axis, values: (u, vs) => vs.map(score), size: 52, space: chart.small ? 34 : 44 },
-          ],
-          cursor: { drag: { x: true, y: false }, points: { size: 7 } },
-          legend: { show: true },
-        },
-        joined,
-        plot,
-      ),
+    // A seed has no point at another seed's x: the nearest of its own is what the legend tells.
+    const nearest = (u, si, i) => {
+      const column = u.data[si];
+      if (!si || column[i] !== undefined) return i;
+      for (let step = 1; step < column.length; step++)
+        for (const j of [i - step, i + step]) if (column[j] != null) return j;
+      return i;
+    };
+    const chartOf = new uPlot(
+      {
+        width: plot.clientWidth,
+        height: chart.small ? 150 : 300,
+        scales: { x: { time: false, range: (u, a, b) => [Math.min(0, a), b === a ? a + 1 : b] } },
+        series: [{ label: words[axis], value: (u, v) => along(v) }, ...series],
+        bands,
+        axes: [
+          { ...look, values: (u, vs) => vs.map(along), space: 70, size: 30 },
+          { ...look, values: (u, vs) => vs.map(score), size: 52, space: chart.small ? 34 : 44 },
+        ],
+        cursor: { drag: { x: true, y: false }, points: { size: 7 }, dataIdx: nearest },
+        legend: { show: true },
+      },
+      uPlot.join(tables),
+      plot,
     );
+    drawn.set(chart.id, chartOf);
     figure.classList.add("drawn");
+  }
+  function setAxis(name) {
+    axis = name;
+    for (const button of document.querySelectorAll("button[data-x]")) button.setAttribute("aria-pressed", button.dataset.x === name);
+    for (const span of document.querySelectorAll("[data-axis]")) {
+      span.dataset.axis ||= span.textContent;
+      span.textContent = name === "h" ? "hours of wall-clock" : span.dataset.axis;
+    }
+    drawAll();
+  }
+  for (const button of document.querySelectorAll("button[data-x]")) button.addEventListener("click", () => setAxis(button.dataset.x));
+  for (const button of document.querySelectorAll("button[data-reset]")) button.addEventListener("click", () => drawAll());
+  // What scrolls sideways must be reachable by keyboard.
+  function reachable() {
+    for (const box of document.querySelectorAll(".scroll, pre")) {
+      if (box.scrollWidth <= box.clientWidth) continue;
+      box.tabIndex = 0;
+      box.setAttribute("role", "region");
+      box.setAttribute("aria-label", (box.querySelector("caption") ?? box).textContent.trim().slice(0, 60));
+    }
   }
   const drawAll = () => document.querySelectorAll("figure[data-chart]").forEach((f) => f.offsetParent && draw(f));
 
@@ -87,6 +134,7 @@
       else a.removeAttribute("aria-current");
     }
     drawAll();
+    reachable();
   }
   for (const a of links)
     a.addEventListener("click", (event) => {
@@ -103,5 +151,6 @@
     if (innerWidth === width) return;
     width = innerWidth;
     drawAll();
+    reachable();
   });
 })();

@@ -22,14 +22,17 @@ from markupsafe import Markup
 from common import papers
 from common.errors import UserError, run_main
 from common.verdict import WORDS, state
-from reports.data import find_runs
+from reports import laptop
+from reports.data import find_runs, rank
 from reports.section import replay_check, section_data, section_of
-from reports.tables import shown
-from reports.target import Target, load_target
+from reports.tables import duration, shown
+from reports.target import Target, load_target, roots
 
 HERE = Path(__file__).resolve().parent
-MAX_VIDEO = 700_000  # bytes; a longer one stays in the results folder
+MAX_VIDEO = 450_000  # characters on the page
 MAX_PAGE = 1_000_000
+MAX_CHARTS = 650_000  # bytes of all curves
+EXCERPTS = (45, 20, 8)  # seconds; the longest that fits
 
 
 def expectations(target: Target) -> list[tuple[str, str]]:
@@ -83,49 +86,81 @@ def environment() -> jinja2.Environment:
     return env
 
 
-def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
-    """Renders, then puts in videos in order while the page stays under MAX_PAGE bytes; the others are named with
-    their folder.
+def excerpt(path: Path, room: int) -> tuple[bytes, float, float] | None:
+    """(video, its seconds, the whole's seconds): the first part of at most 45 seconds, shorter where `room` bytes ask
+    for that. None where not even a few seconds fit, or the file is no video.
     """
-    for section in sections:
-        if section["video_run"]:
-            section["video_note"] = shown(section["video_run"].video)
+    from common.video import cut, frame_count, frame_rate
+
+    try:
+        fps = frame_rate(path)
+        total = frame_count(path) / fps
+        with tempfile.TemporaryDirectory() as folder:
+            for seconds in EXCERPTS:
+                if seconds != EXCERPTS[0] and seconds >= total:
+                    continue
+                part = Path(folder) / "part.mp4"
+                frames = cut(path, part, seconds)
+                if 4 * math.ceil(part.stat().st_size / 3) + 400 <= room:
+                    return part.read_bytes(), frames / fps, total
+    except (UserError, ZeroDivisionError):
+        return None
+    return None
+
+
+def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
+    """Renders, then puts in excerpts while the page stays under MAX_PAGE bytes: the median episode of every size
+    first, then the best ones. What does not fit is named with its file.
+    """
+    videos = [video for section in sections for video in section["videos"]]
+    for video in videos:
+        video["note"] = shown(video["path"])
     text = html()
-    room = MAX_PAGE - len(text.encode())
-    changed = False
-    for section in sections:
-        run = section["video_run"]
-        if not run:
+    room, changed = MAX_PAGE - len(text.encode()), False
+    for video in sorted(videos, key=lambda video: video["kind"] != "median"):
+        found = excerpt(video["path"], min(room, MAX_VIDEO))
+        if found is None:
             continue
-        size = run.video.stat().st_size
-        encoded = 4 * math.ceil(size / 3) + 400
-        if 0 < size <= MAX_VIDEO and encoded <= room:
-            section["video"] = Markup("data:video/mp4;base64," + base64.b64encode(run.video.read_bytes()).decode())
-            section["video_note"], changed = None, True
-            room -= encoded
+        content, seconds, total = found
+        total = max(total, video["whole"])
+        video["src"] = Markup("data:video/mp4;base64," + base64.b64encode(content).decode())
+        video["length"] = duration(total)
+        video["cut"] = f"its first {duration(seconds)} of {duration(total)}" if seconds < total else None
+        video["note"], changed = None, True
+        room -= len(video["src"]) + 400
     return html() if changed else text
 
 
-def build(target: Target, source: str, results: Path) -> tuple[str, dict]:
-    """The page's text and its opening section (for an empty page: a dict with only `verdict`, `source`, `size`)."""
-    folder = target.paper.folder
-    recorded_root = papers.recorded_dir(folder.name, target.variant_name, target.task.name, root=folder.parent)
-    own_root = results / papers.agent_name(target.paper.name, target.variant_name) / target.task.name
-    roots = {"own": own_root, "recorded": Path(shown(recorded_root))}
+def build(
+    target: Target, source: str, results: Path, watching: bool = False, live: int | None = None
+) -> tuple[str, dict]:
+    """The page's text and its opening section (for an empty page: a dict with only `verdict`, `source`, `size`).
+
+    `watching`: opens on a size that is not finished. `live`: the page loads itself again every so many seconds.
+    """
+    if target.task.claims:
+        return laptop.build(target, source, results, environment(), expectations(target))
+    places = roots(target, results)
     names = (target.paper.name, target.variant_name, target.task.name)
-    sections = [
-        section_of(target, kind, size, runs)
-        for kind, root in roots.items()
-        for size, runs in find_runs(root, kind, *names).items()
+    found = [
+        (kind, size, runs) for kind, root in places.items() for size, runs in find_runs(root, kind, *names).items()
     ]
-    # Longest first; at equal length a finished one, then one's own.
-    sections.sort(key=lambda s: (not s["finished"], -s["agent_steps"], s["source"] != source, s["size"]))
+    crowd = 1  # the more curves, the fewer points of each
+    while True:
+        sections = [section_of(target, *item, crowd) for item in found]
+        charts = [chart for section in sections for chart in section["charts"]]
+        if crowd >= 32 or sum(len(script_json(c.data())) + len(c.svg()) for c in charts) < MAX_CHARTS:
+            break
+        crowd *= 2
+    sections.sort(key=lambda s: rank(bool(s["finished"]), s["agent_steps"], s["source"] == source, s["size"]))
+    if watching:
+        sections.sort(key=lambda s: not s["progress"])
     candidates = [s for s in sections if source == "own" or s["source"] == "recorded"]
     if source == "recorded":
         candidates = [s for s in candidates if s["finished"]]
         if not candidates:
             raise UserError(
-                f"no recorded run of {target.name} in {roots['recorded']}; leave out source=recorded to train it "
+                f"no recorded run of {target.name} in {places['recorded']}; leave out source=recorded to train it "
                 f"(snakemake reports/{target.name}.html), or record a finished run with python -m common.record RUN_DIR"
             )
         candidates[0]["replay"] = replay_check(candidates[0])
@@ -153,6 +188,7 @@ def build(target: Target, source: str, results: Path) -> tuple[str, dict]:
             words=WORDS,
             page=f"reports/{target.name}.html",
             budgets=expectations(target) if not sections else [],
+            live=live,
             data={
                 "target": target.name,
                 "x": "frames" if target.task.kind == "atari" else "steps",

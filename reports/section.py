@@ -14,6 +14,7 @@ from common.statistics import as_printed, decimals_for, format_number, format_pe
 from common.verdict import THRESHOLD, Published, Verdict, decide, score_in_words, seeds_in_words, state
 from reports.charts import Chart, Line, PictureRow, picture, series_of, short_count, strips
 from reports.data import Run, differences
+from reports.reference import Reference, reference_of
 from reports.tables import (
     constant_rows,
     cost_rows,
@@ -23,11 +24,11 @@ from reports.tables import (
     episode_rows,
     episode_scores,
     noise_sentence,
+    other_rows,
     progress_rows,
     protocol_rows,
     provenance_rows,
     same,
-    score_is,
     score_rows,
     shown,
     spread,
@@ -36,6 +37,8 @@ from reports.tables import (
 from reports.target import Target, value_of
 
 REPLAYED = 10
+PICTURES_A_SECOND = 15  # of a video
+RUNNING = ("training", "evaluating", "unevaluated")
 # Settings that name a run rather than change what is learned.
 IDENTITY = {"seed", "device", "task", "budget", "variant", "results"}
 
@@ -68,7 +71,16 @@ def verdict_of(task, finished: Sequence[Run]) -> Verdict:
     )
 
 
-def verdict_picture(task, verdict: Verdict, finished: Sequence[Run], recorded: bool) -> Markup:
+def waiting_verdict(runs: Sequence[Run]) -> Verdict:
+    """The state of a size without a finished seed."""
+    states = sorted({run.state for run in runs})
+    if states == ["failed"]:
+        return state("failed", "Training failed before it was done, so there is no verdict.")
+    what = "training is done and the evaluation is missing" if states == ["unevaluated"] else " and ".join(states)
+    return state("in_progress", f"No seed of this size is finished ({what}), so there is no verdict yet.")
+
+
+def verdict_picture(task, verdict: Verdict, finished: Sequence[Run]) -> Markup:
     """Ours, the paper's, human and random play on one axis."""
     scores = [run.evaluation["score"] for run in finished]
     decimals = decimals_for(uncertainty(verdict, finished) if verdict.score else None)
@@ -79,13 +91,12 @@ def verdict_picture(task, verdict: Verdict, finished: Sequence[Run], recorded: b
     elif len(scores) == 1:
         sd, mean = spread(episode_scores(finished[0])), scores[0]
         band = (mean - sd, mean + sd) if sd is not None else None
-        name = "Our recorded run" if recorded else "This run"
-        label = f"{name}: {score_is(finished[0])}" + (" ± sd" if band else "")
+        label = "Ours: mean ± sd" if band else "Ours"
         value = format_number(mean, decimals) + (f" ± {format_number(sd, max(0, decimals))}" if band else "")
         rows.append(PictureRow(label, value, mean, "ours", band=band, points=(mean,)))
     else:
         interval = (verdict.score.low, verdict.score.high)
-        label = f"{'Our recorded runs' if recorded else 'These runs'}: {len(scores)} seeds, 95 % interval"
+        label = f"Ours, {len(scores)} seeds: 95 % interval"
         rows.append(
             PictureRow(
                 label,
@@ -128,7 +139,48 @@ def reference_lines(task) -> list[Line]:
     return lines
 
 
-def charts_of(task, runs: Sequence[Run], section: str, average: bool) -> list[Chart]:
+# What the columns of curve.csv are, in the order of their charts. A script may add columns of its own.
+COLUMNS = {
+    "eval_score": "Evaluation score during training",
+    "train_score_100": "Training score, mean of the last 100 episodes",
+    "mean_max_q": "Value estimate: mean of max Q over held-out states",
+    "value_estimate": "Value estimate",
+    "loss": "Loss",
+    "policy_loss": "Policy loss",
+    "value_loss": "Value loss",
+    "entropy": "Entropy of the policy, nats",
+    "approx_kl": "Change of the policy by its updates: approximate KL divergence, nats",
+    "clip_fraction": "Share of probability ratios that were clipped",
+    "explained_variance": "Variance of returns explained by the value function",
+    "gradient_norm": "Norm of the gradient",
+    "epsilon": "Exploration: epsilon",
+    "learning_rate": "Learning rate",
+}
+COUNTS = {"agent_steps", "frames", "updates", "episodes", "eval_episodes", "hours"}
+
+
+def column_title(name: str) -> str:
+    words = name.replace("_", " ")
+    return COLUMNS.get(name, words[:1].upper() + words[1:])
+
+
+def main_column(runs: Sequence[Run]) -> str:
+    """What the large chart shows: evaluation phases, or the training score of a paper that has none."""
+    return "eval_score" if any(run.curve.series("eval_score")[0] for run in runs) else "train_score_100"
+
+
+def measured_returns(runs: Sequence[Run]) -> list[Line]:
+    """What the value estimates estimate, as the final evaluation measured it; empty where it did not."""
+    episodes = [e for run in runs if run.evaluation for e in run.evaluation["episodes"]]
+    returns = [e["discounted_return"] for e in episodes if isinstance(e.get("discounted_return"), (int, float))]
+    if not returns or len(returns) < len(episodes) or not all(math.isfinite(r) for r in returns):
+        return []
+    return [Line("discounted return, measured by the final evaluation", sum(returns) / len(returns), "human")]
+
+
+def charts_of(
+    task, runs: Sequence[Run], section: str, average: bool, reference: Reference | None = None, crowd: int = 1
+) -> list[Chart]:
     """The main curve and the small ones, for those columns that hold numbers.
 
     `average`: draw the finished seeds' mean as well.
@@ -137,29 +189,27 @@ def charts_of(task, runs: Sequence[Run], section: str, average: bool) -> list[Ch
     def name(run: Run) -> str:
         return f"seed {run.seed}" + ("" if run.state == "finished" else f" ({run.state})")
 
-    def chart(column: str, title: str, lines: list[Line], caption: str = "", small: bool = True) -> Chart | None:
+    def chart(column: str, lines: list[Line], small: bool = True) -> Chart | None:
         found = [(run, *run.curve.series(column)) for run in runs]
-        found = [(run, xs, ys) for run, xs, ys in found if xs]
+        found = [(run, xs, ys, run.curve.series("hours")[1]) for run, xs, ys in found if xs]
         if not found:
             return None
-        averaged = [average and run.state == "finished" for run, _, _ in found]
-        series = series_of([(name(run), xs, ys) for run, xs, ys in found], averaged, small)
-        return Chart(f"{section}-{column}", title, series, lines, caption, small)
+        averaged = [average and run.state == "finished" for run, *_ in found]
+        series = series_of([(name(run), xs, ys, hours) for run, xs, ys, hours in found], averaged, small, crowd)
+        if reference and not small:
+            beside = reference.series(max(x for _, xs, *_ in found for x in xs))
+            series += [beside] if beside else []
+        return Chart(f"{section}-{column}", column_title(column), series, lines, "", small)
 
     lines = reference_lines(task)
-    wanted = [
-        chart(
-            "eval_score", "Evaluation score during training", lines, "Mean score of each evaluation phase.", small=False
-        ),
-        chart("train_score_100", "Training score, mean of the last 100 episodes", lines),
-        chart("mean_max_q", "Value estimate: mean of max Q", []),
-        chart("loss", "Loss", []),
-        chart("epsilon", "Exploration: epsilon", []),
-        chart("learning_rate", "Learning rate", []),
-    ]
-    found = [c for c in wanted if c is not None]
+    main = main_column(runs)
+    known = list(dict.fromkeys([main, *COLUMNS, *(name for run in runs for name in run.curve.columns)]))
+    wanted = [name for name in known if name not in COUNTS]
+    lines_of = {name: lines for name in ("eval_score", "train_score_100")}
+    lines_of |= {name: measured_returns(runs) for name in ("mean_max_q", "value_estimate")}
+    charts = [chart(name, lines_of.get(name, []), name != main) for name in wanted]
     # A schedule that never moves is a constant, and those have their table.
-    return [c for c in found if not (c.id.endswith("-learning_rate") and _flat(c))]
+    return [c for c in charts if c is not None and not (c.id.endswith("-learning_rate") and _flat(c))]
 
 
 def _flat(chart: Chart) -> bool:
@@ -213,8 +263,36 @@ def repeat_command(target: Target, source: str, size: str, runs: Sequence[Run]) 
     return [*lines, f"./run snakemake {page} --config {how} seeds={seeds}"]
 
 
-def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
-    """Everything the template shows about one size."""
+def videos_of(finished: Sequence[Run]) -> list[dict]:
+    """The median and the best episode of the median seed (or the seed nearest to it with a recording)."""
+    ordered = sorted(finished, key=lambda r: r.evaluation["score"])
+    with_video = [r for r in ordered if r.video]
+    if not with_video:
+        return []
+    median = ordered[(len(ordered) - 1) // 2]
+    run = median if median.video else with_video[(len(with_video) - 1) // 2]
+    found = []
+    for kind, path, key in (("median", run.video, "video"), ("best", run.best_video, "best_video")):
+        filmed = run.evaluation.get(key) or {}
+        score = filmed.get("score")
+        if path:
+            number = format_number(score, 1) if isinstance(score, (int, float)) else None
+            which = "nearest" if run is not median else "median" if len(finished) > 1 else "only"
+            found.append({"kind": kind, "path": path, "score": number, "seed": run.seed, "which": which, "src": None})
+            found[-1]["whole"] = _seconds(run, filmed.get("episode"))
+    return found
+
+
+def _seconds(run: Run, episode: object) -> float:
+    """How long a filmed episode is, at a picture each agent step; a recorded video is only its beginning."""
+    episodes = run.evaluation["episodes"]
+    if not isinstance(episode, int) or not 0 <= episode < len(episodes):
+        return 0.0
+    return episodes[episode].get("length", 0) / PICTURES_A_SECOND
+
+
+def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: int = 1) -> dict:
+    """Everything the template shows about one size. `crowd`: see `series_of`."""
     task, ident = target.task, f"{source}-{size}"
     finished = [run for run in runs if run.state == "finished"]
     waiting = [run for run in runs if run.state != "finished"]
@@ -228,23 +306,15 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
                 "verdict."
             )
     else:
-        states = sorted({run.state for run in runs})
-        what = "training is done and the evaluation is missing" if states == ["unevaluated"] else " and ".join(states)
-        verdict = state("in_progress", f"No seed of this size is finished ({what}), so there is no verdict yet.")
+        verdict = waiting_verdict(runs)
     resolved, resolve_notes = resolved_for(target, size, runs)
-    charts = charts_of(task, runs, ident, average=verdict.score is not None)
+    reference = reference_of(target.paper.folder, task.game if task.kind == "atari" else None)
+    charts = charts_of(task, runs, ident, average=verdict.score is not None, reference=reference, crowd=crowd)
     rows = episode_rows(finished)
     lost = sum(run.curve.not_finite for run in runs)
     if lost:
         notes.append(f"{lost} {'values' if lost > 1 else 'value'} in the curves: not a finite number, drawn as a gap.")
     device = next((run.run["provenance"].get("device", "cpu") for run in trained), "cpu")
-    middle = None
-    if finished:
-        ordered = sorted(finished, key=lambda r: r.evaluation["score"])
-        with_video = [r for r in ordered if r.video]
-        median = ordered[(len(ordered) - 1) // 2]
-        middle = median if median.video else with_video[(len(with_video) - 1) // 2] if with_video else None
-    video = (middle.evaluation.get("video") or {}) if middle else {}
     strip_rows = [
         (
             f"seed {r['seed']}: {r['n']}{' further' if r['css'] == 'extra' else ''} episodes, mean {r['mean']}",
@@ -266,12 +336,19 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
         "seeds": seeds_in_words(len(finished or runs)),
         "expect": papers.expectation(resolved.expect, str(device)) if resolved else None,
         "fraction": format_percent(verdict.fraction) if verdict.fraction is not None else None,
-        "picture": verdict_picture(task, verdict, finished, source == "recorded") if finished else None,
+        "picture": verdict_picture(task, verdict, finished) if finished else None,
         "scores": score_rows(task, verdict, finished),
+        "others": other_rows(target),
         "differences": differences(finished) if verdict.key == "not_averaged" else [],
-        "progress": progress_rows(runs),
+        "progress": progress_rows(runs, reference),
+        "running": any(run.state in RUNNING for run in runs),
         "charts": charts,
-        "curve_table": curve_table(runs),
+        "curve_table": curve_table(runs, main_column(runs)),
+        "curve_title": column_title(main_column(runs)),
+        "hours": any(series.hours for c in charts for series in c.series),
+        "reference": reference.description
+        if reference and any(series.css == "reference" for chart in charts for series in chart.series)
+        else None,
         "curve_files": [shown(run.folder / "curve.csv") for run in trained],
         "episodes": rows,
         "noise": noise_sentence(rows),
@@ -282,10 +359,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
         )
         if rows
         else None,
-        "video_run": middle,
-        "video": None,
-        "video_note": None,
-        "video_score": format_number(video["score"], 1) if isinstance(video.get("score"), (int, float)) else None,
+        "videos": videos_of(finished),
         "constants": constant_rows(target, resolved, runs),
         "deviations": deviation_rows(target, resolved, resolve_notes),
         "protocol": protocol_rows(task, resolved, finished),

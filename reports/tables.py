@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import datetime
 import math
 import os
 import statistics as st
@@ -12,6 +14,7 @@ from common.statistics import DASH, as_printed, decimals_for, format_number, for
 from common.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
 from reports.charts import short_count
 from reports.data import Run
+from reports.reference import Reference
 from reports.target import Target, value_of
 
 
@@ -66,8 +69,11 @@ def same(a: object, b: object) -> bool:
 
 def score_is(run: Run) -> str:
     """What a seed's score is, in words."""
-    if run.evaluation["protocol"].get("score") == "best_phase":
+    kind = run.evaluation["protocol"].get("score")
+    if kind == "best_phase":
         return "best evaluation phase"
+    if kind == "last_100_episodes":
+        return "mean of the last 100 training episodes"
     return f"mean of {len(run.evaluation['episodes'])} episodes"
 
 
@@ -125,6 +131,33 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
             what += " (between its own seeds: unknown)" if error else "; its standard error is unknown"
         add(who, row.value, value, what, who.split()[-1].lower() if who != "Random play" else "random")
     return rows
+
+
+def other_rows(target: Target) -> list[dict]:
+    """What else the paper's table holds for this game, and whether it was measured by the protocol of the row that we
+    compare with.
+    """
+    task = target.task
+    used = {(row.metric, row.protocol) for row in (task.published, task.random, task.human) if row}
+    table = target.paper.folder / (task.published.file if task.published else "published.csv")
+    if not table.is_file():
+        return []
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("game") == (task.game or task.name)]
+    found = []
+    for row in rows:
+        if (row["metric"], row["protocol"]) in used:
+            continue
+        spread = f" ± {as_printed(float(row['stdev']))}" if row.get("stdev") else ""
+        found.append(
+            {
+                "metric": row["metric"],
+                "value": as_printed(float(row["value"])) + spread,
+                "protocol": row["protocol"],
+                "comparable": task.published is not None and row["protocol"] == task.published.protocol,
+            }
+        )
+    return sorted(found, key=lambda row: (not row["comparable"], row["metric"]))
 
 
 def episode_rows(finished: Sequence[Run]) -> list[dict]:
@@ -322,8 +355,21 @@ def cost_rows(runs: Sequence[Run]) -> list[list[str]]:
     return rows
 
 
-def progress_rows(runs: Sequence[Run]) -> list[dict]:
-    """Where unfinished seeds stand, from their status files."""
+SILENT = 300  # seconds: a training writes its status every ten, an evaluation phase may take minutes
+
+
+def silence(updated: object) -> str | None:
+    """How long ago a status was written, where that is too long for a process that still runs."""
+    try:
+        then = datetime.datetime.fromisoformat(str(updated))
+    except ValueError:
+        return None
+    seconds = (datetime.datetime.now(then.tzinfo) - then).total_seconds()
+    return duration(seconds) if seconds > SILENT else None
+
+
+def progress_rows(runs: Sequence[Run], reference: Reference | None = None) -> list[dict]:
+    """Where unfinished seeds stand, from their status files, and whether they are on the reference's course."""
     rows = []
     for run in runs:
         if run.state == "finished":
@@ -331,9 +377,11 @@ def progress_rows(runs: Sequence[Run]) -> list[dict]:
         status = run.status or {}
         done, total, rate = run.agent_steps, status.get("training_steps"), status.get("steps_per_second")
         known = isinstance(total, (int, float)) and total > 0
+        quiet = silence(status.get("updated")) if run.state in ("training", "evaluating") else None
+        scores = [(x, y) for x, y in zip(*run.curve.series("train_score_100"), strict=True) if y is not None]
         left = (
             (total - done) / rate
-            if known and isinstance(rate, (int, float)) and rate > 0 and run.state == "training"
+            if known and isinstance(rate, (int, float)) and rate > 0 and run.state == "training" and not quiet
             else None
         )
         rows.append(
@@ -346,6 +394,8 @@ def progress_rows(runs: Sequence[Run]) -> list[dict]:
                 "left": duration(left) if left is not None else None,
                 "updated": status.get("updated"),
                 "message": status.get("message"),
+                "quiet": quiet,
+                "course": reference.course(*scores[-1]) if reference and scores else None,
                 "command": f"./run python -m common.evaluation {shown(run.folder)}"
                 if run.state == "unevaluated"
                 else None,

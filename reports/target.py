@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from common import papers
 
@@ -28,3 +30,11 @@ def load_target(name: str) -> Target:
 
 def value_of(row: papers.Row | None) -> float | None:
     return None if row is None else row.value
+
+
+def roots(target: Target, results: Path) -> dict[str, Path]:
+    """Where the runs of a page lie: one's own and the recorded ones."""
+    folder = target.paper.folder
+    recorded = papers.recorded_dir(folder.name, target.variant_name, target.task.name, root=folder.parent)
+    own = results / papers.agent_name(target.paper.name, target.variant_name) / target.task.name
+    return {"own": own, "recorded": Path(os.path.relpath(recorded))}

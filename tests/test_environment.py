@@ -47,15 +47,18 @@ def required() -> dict[str, set[str]]:
 
 def reachable(lock: dict, name: str) -> set[str]:
     """The packages that `name` needs, on any system, extras of the project itself left out."""
-    seen: set[str] = set()
-    todo = [name]
+    seen: set[tuple[str, str | None]] = set()  # names, each also with the extras asked for
+    todo: list[tuple[str, str | None]] = [(name, None)]
     while todo:
-        for package in lock[todo.pop()]:
-            for dependency in package.get("dependencies", []):
-                if dependency["name"] not in seen and not ACCELERATOR.match(dependency["name"]):
-                    seen.add(dependency["name"])
-                    todo.append(dependency["name"])
-    return seen
+        name, extra = todo.pop()
+        for package in lock[name]:
+            needed = package["optional-dependencies"][extra] if extra else package.get("dependencies", [])
+            for dependency in needed:
+                if not ACCELERATOR.match(dependency["name"]):
+                    new = {(dependency["name"], extra) for extra in [None, *dependency.get("extra", [])]} - seen
+                    seen |= new
+                    todo += new
+    return {name for name, _ in seen}
 
 
 def test_requirements_are_the_lock_version_for_version(lock, required, project):
@@ -76,13 +79,27 @@ def test_lock_is_of_this_project(lock, project):
     metadata = lock[project["name"]][0]["metadata"]["requires-dist"]
 
     def bounds(specifier: str) -> set[str]:
-        return set(filter(None, specifier.replace(" ", "").split(",")))
+        return set(filter(None, re.sub(r"^\[[^]]*\]", "", specifier).replace(" ", "").split(",")))  # extras apart
 
     locked = {(d["name"], d.get("marker", "")): bounds(d.get("specifier", "")) for d in metadata}
     declared = {(name_of(d), ""): bounds(d[len(name_of(d)) :]) for d in project["dependencies"]}
     for extra, requirements in project["optional-dependencies"].items():
         declared |= {(name_of(d), f"extra == '{extra}'"): bounds(d[len(name_of(d)) :]) for d in requirements}
     assert locked == declared
+
+
+def test_development_group_is_the_lock_version_for_version(lock, project, required):
+    """What the tests in a real browser need stands in envs/dev.txt and nowhere else."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    (package,) = lock[project["name"]]
+    locked = {(d["name"], d["specifier"]) for d in package["metadata"]["requires-dev"]["dev"]}
+    assert locked == {(name_of(d), d[len(name_of(d)) :]) for d in groups["dev"]}
+    wanted = {name_of(d) for d in groups["dev"]}
+    wanted |= {name for d in groups["dev"] for name in reachable(lock, name_of(d))}
+    lines = [line for line in (ROOT / "envs/dev.txt").read_text().splitlines() if not line.startswith("#")]
+    versions = dict(re.fullmatch(r"([a-z0-9-]+)==([^ ;]+)(?: ; .+)?", line).groups() for line in lines)
+    assert versions == {name: lock[name][0]["version"] for name in wanted}
+    assert not {name_of(d) for d in groups["dev"]} & set(required)
 
 
 def test_lock_comes_from_pypi_alone(lock, project):

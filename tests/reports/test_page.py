@@ -2,11 +2,10 @@
 nothing outside.
 """
 
+import base64
 import csv
 import json
 import math
-import random
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,312 +13,31 @@ import pytest
 import common.evaluation
 from common import papers
 from common.errors import UserError
+from common.statistics import seed_interval
+from common.video import frame_count
 from reports import render as render_module
 from reports.charts import PictureRow, Scale, picture, series_of, short_count, thin, ticks
 from reports.data import read_curve
-from reports.render import build, write
+from reports.reference import reference_of
+from reports.render import write
 from reports.section import resolved_for
 from reports.tables import duration, plain_value
-from reports.target import Target, load_target
+from reports.target import load_target
+from tests.reports.pages import (
+    CURVE,
+    PAPER_FRAMES,
+    PUBLISHED_CSV,
+    Reader,
+    curve_rows,
+    edit,
+    film,
+    page,
+    target_of,
+    write_progress,
+    write_run,
+)  # fmt: skip
 
 WHO = ("Ours", "The paper", "Human", "Random play")
-PAPER_FRAMES = 4_000_000
-PAPER_YAML = """
-paper: toy
-short: TOY (2015)
-title: A toy that learns
-citation: {authors: A. Uthor, venue: Toys 1, year: 2015, doi: 10.1/toy, bibtex: "@article{toy, title={A toy}}"}
-summary: a toy
-frames_per_agent_step: 4
-agent_steps_per_update: 4
-constants:
-  - {name: training length, field: training_steps, paper: 1000000, unit: agent steps, source: Table 1}
-  - {name: learning rate, field: learning_rate, paper: 0.00025, unit: per update, source: Table 1}
-  - {name: target copy, field: target_period, paper: 40000, unit: frames, field_unit: agent steps, source: Table 1}
-  - {name: kernels, field: null, paper: 32, unit: filters, source: Methods}
-deviations:
-  - {what: Another emulator, reason: theirs is gone, source: released code}
-protocols:
-  nature:
-    {starts: no-ops, noop_max: 30, epsilon: 0.05, max_frames: 18000, episodes: 30, extra_episodes: 100, weights: best,
-     score: evaluation_mean, description: Thirty games., source: Methods, published_protocol: p, published_episodes: 30}
-tasks:
-  - {names: [pong, montezuma], kind: atari, title: "{name}", protocol: nature, paper_frames: 4000000,
-     published: {file: published.csv, metric: toy}, random: {file: published.csv, metric: random},
-     human: {file: published.csv, metric: human}}
-  - {names: [cartpole], kind: gym, env_id: CartPole-v1, title: CartPole, in_paper: false, published: none,
-     published_reason: a check that the code learns, bar: 475, protocol: nature, seeds: 5}
-variants:
-  slow:
-    title: slower
-    description: Learns slowly.
-    settings: {learning_rate: 0.0001}
-    reasons: {learning_rate: the ablation}
-    tasks:
-      - {names: [pong], kind: atari, title: "{name}", protocol: nature, published: none, published_reason: not printed}
-budgets:
-  smoke: {settings: {training_steps: 500}, reasons: {"*": small}, expect: nothing much}
-  hour:
-    settings: {training_steps: 10000}
-    reasons: {"*": an hour is short}
-    evaluation: {extra_episodes: 30}
-    expect: It begins to learn.
-  paper: {settings: {}, expect: {cpu: four days, cuda: one night}}
-"""
-PUBLISHED_CSV = """paper,game,metric,value,stdev,protocol,source
-toy,pong,toy,18.9,1.3,p,Table 2
-toy,pong,random,-20.7,,r,Table 2
-toy,pong,human,9.3,,h,Table 2
-toy,montezuma,toy,0,,p,Table 2
-toy,montezuma,random,0,,r,Table 2
-toy,montezuma,human,4367,,h,Table 2
-"""
-TRAIN_PY = """
-from dataclasses import dataclass
-
-@dataclass(frozen=True)
-class Config:
-    training_steps: int = 1_000_000
-    learning_rate: float = 0.00025
-    target_period: int = 10_000
-"""
-CURVE = (
-    "agent_steps,frames,updates,episodes,epsilon,eval_score,eval_episodes,train_score_100,loss,mean_max_q,learning_rate"
-)
-
-
-@pytest.fixture
-def toy(tmp_path, monkeypatch):
-    """A replications folder with one paper, and the working directory in tmp_path."""
-    folder = tmp_path / "replications" / "toy"
-    folder.mkdir(parents=True)
-    for name, text in (("paper.yaml", PAPER_YAML), ("published.csv", PUBLISHED_CSV), ("train.py", TRAIN_PY)):
-        (folder / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def target_of(root: Path, task="pong", variant=None) -> Target:
-    paper = papers.load_paper("toy", root=root / "replications")
-    found, entry = papers.find_task(paper, variant, task)
-    return Target(papers.Target("toy", variant, task).name, paper, found, entry, variant)
-
-
-def curve_rows(frames: int, level: float, rows: int = 20, seed: int = 0) -> list[str]:
-    rng = random.Random(seed)
-    lines = [CURVE]
-    for i in range(1, rows + 1):
-        f = frames * i // rows
-        score = -20.7 + (level + 20.7) * (1 - math.exp(-4 * i / rows)) + rng.gauss(0, 0.6)
-        loss = 0.02 * rng.random()
-        counts = f"{f // 4},{f},{f // 16},{i * 10},{max(0.1, 1 - i / rows)}"
-        lines.append(f"{counts},{score:.3f},12,{score - 1:.3f},{loss:.5f},{i / 8:.4f},0.00025")
-    return lines
-
-
-def write_run(
-    root: Path,
-    *,
-    size="hour",
-    seed=1,
-    mean=18.0,
-    scores=None,
-    extra=None,
-    frames=40_000,
-    task="pong",
-    recorded=False,
-    settings=None,
-    provenance=None,
-    curve=None,
-    video=b"",
-    weights=False,
-    paper="toy",
-    protocol=None,
-    spread=1.5,
-    variant=None,
-    extra_count=100,
-) -> Path:
-    """A finished run in the exact form that training and evaluation write."""
-    if recorded:
-        folder = papers.recorded_dir(paper, variant, task, size, seed, root=root / "replications")
-    else:
-        folder = papers.run_dir(paper, variant, task, size, seed, root / "results")
-    folder.mkdir(parents=True)
-    rng = random.Random(seed)
-    scores = [mean + spread * d for d in (-1, 1) * 15] if scores is None else scores
-    extra = [float(round(rng.gauss(mean, spread or 1))) for _ in range(extra_count)] if extra is None else extra
-    steps = frames // 4
-    run = {
-        "paper": paper,
-        "variant": variant,
-        "task": task,
-        "budget": size,
-        "seed": seed,
-        "settings": {"training_steps": steps, "learning_rate": 0.00025, "target_period": 10_000, "seed": seed}
-        if settings is None
-        else settings,
-        "settings_key": "abcdef012345",
-        "progress": {"agent_steps": steps, "frames": frames, "updates": steps // 4, "episodes": 260},
-        "frames_per_agent_step": 4,
-        "paper_frames": PAPER_FRAMES,
-        "result": {"best_score": mean, "best_agent_step": steps, "stopped": "length", "counts": {"target_copies": 3}},
-        "provenance": {
-            "commit": "1234abcd" * 5,
-            "diff_sha256": None,
-            "code_sha256": "c0de" * 16,
-            "lock_sha256": "10c4" * 16,
-            "rom_sha256": "40a1" * 16,
-            "versions": {"python": "3.11.7", "torch": "2.13.0"},
-            "hardware": {"cpu": "A CPU", "cores": 2, "memory_gb": 23.5, "gpu": None},
-            "device": "cpu",
-            "threads": 2,
-            "deterministic": True,
-            "command": f"python -m replications.toy.train --task {task} --seed {seed} --budget {size}",
-            "finished": "2026-01-02T03:04:05",
-            "notes": [],
-            **(provenance or {}),
-        },
-        "cost": {
-            "seconds": 3000.0,
-            "attempts": 2,
-            "steps_per_second": 160.4,
-            "peak_memory_mb": 2100,
-            "evaluation_seconds": 120.0,
-        },
-    }
-    evaluation = {
-        "paper": paper,
-        "variant": variant,
-        "task": task,
-        "budget": size,
-        "seed": seed,
-        "weights": "best",
-        "weights_agent_step": steps,
-        "weights_sha256": "feed" * 16,
-        "protocol": {
-            "name": "nature",
-            "episodes": len(scores),
-            "epsilon": 0.05,
-            "max_frames": 18000,
-            "noop_max": 30,
-            "extra_episodes": len(extra),
-            "weights": "best",
-            "score": "evaluation_mean",
-            **(protocol or {}),
-        },
-        "score": sum(scores) / len(scores),
-        "episodes": [{"seed": i, "score": s, "length": 1700} for i, s in enumerate(scores)],
-        "extra_episodes": [{"seed": 1000 + i, "score": s, "length": 1700} for i, s in enumerate(extra)],
-        "video": {"episode": 3, "score": scores[0]},
-        "device": "cpu",
-        "seconds": 93.0,
-    }
-    (folder / "evaluation.json").write_text(json.dumps(evaluation))
-    (folder / "curve.csv").write_text("\n".join(curve or curve_rows(frames, mean, seed=seed)) + "\n")
-    (folder / "run.json").write_text(json.dumps(run))
-    if video:
-        (folder / "episode.mp4").write_bytes(video)
-    if weights:
-        (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
-
-
-def write_progress(root: Path, *, state="training", size="hour", seed=1, curve=None, status=True) -> Path:
-    folder = papers.run_dir("toy", None, "pong", size, seed, root / "results")
-    (folder / "checkpoint" / "live").mkdir(parents=True)
-    if curve is not None:
-        (folder / "checkpoint" / "live" / "curve.csv").write_text(curve)
-    if status:
-        content = {
-            "state": state,
-            "agent_steps": 2500,
-            "training_steps": 10_000,
-            "steps_per_second": 50.0,
-            "updated": "now",
-            "message": "m",
-        }
-        (folder / "checkpoint" / "status.json").write_text(json.dumps(content))
-    return folder
-
-
-class Reader(HTMLParser):
-    """Collects what a test asks about: root attributes, loads, links, tables, visible text, the embedded JSON; checks
-    nesting.
-    """
-
-    VOID = frozenset({"meta", "link", "br", "hr", "img", "input", "source"})
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.html, self.loads, self.links, self.tables, self.stack, self.tags = {}, [], [], [], [], []
-        self.text, self.json, self.ids = [], "", []
-        self.feed(text)
-        self.close()
-        assert self.stack == [], f"unclosed: {self.stack}"
-        self.words = " ".join("".join(self.text).split())
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        self.tags.append((tag, attributes))
-        if "id" in attributes:
-            self.ids.append(attributes["id"])
-        if tag == "html":
-            self.html = attributes
-        for name in ("src", "data", "poster", "srcset", "action"):
-            if name in attributes:
-                self.loads.append(attributes[name])
-        if "href" in attributes:
-            (self.links if tag == "a" else self.loads).append(attributes["href"])
-        if tag not in self.VOID:
-            self.stack.append(tag)
-        if tag == "table":
-            self.tables.append({"class": attributes.get("class"), "rows": [], "caption": ""})
-        if tag == "tr":
-            self.tables[-1]["rows"].append([])
-        if tag in ("td", "th"):
-            self.tables[-1]["rows"][-1].append("")
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data):
-        if "script" in self.stack:
-            if self.tags[-1] == ("script", {"type": "application/json", "id": "data"}):
-                self.json += data
-            return
-        if "style" in self.stack:
-            return
-        self.text.append(data)
-        if self.stack and self.stack[-1] == "caption":
-            self.tables[-1]["caption"] += data
-        if "table" in self.stack and ("td" in self.stack or "th" in self.stack):
-            self.tables[-1]["rows"][-1][-1] += data
-
-    @property
-    def data(self) -> dict:
-        return json.loads(self.json)
-
-    def table(self, css: str) -> list[list[str]]:
-        return next(t["rows"] for t in self.tables if t["class"] == css)
-
-
-def page(root: Path, task="pong", source="own", variant=None) -> Reader:
-    text, _ = build(target_of(root, task, variant), source, root / "results")
-    reader = Reader(text)
-    outside = [load for load in reader.loads if not load.startswith("data:")]
-    assert outside == [], "a page never asks for anything outside itself"
-    assert len(reader.ids) == len(set(reader.ids))
-    for tag, attributes in reader.tags:
-        assert not any(name.startswith("on") for name in attributes)
-        if tag == "svg" and "role" in attributes:
-            assert attributes["aria-label"]
-    assert all(t["caption"].strip() for t in reader.tables)
-    assert len(text.encode()) < 1_000_000
-    reader.raw = text
-    return reader
 
 
 # --- verdicts and numbers -------------------------------------------------------------------------------------------
@@ -421,7 +139,7 @@ def test_nothing_yet(toy):
 def test_in_progress(toy, state):
     write_progress(toy, state=state, curve="\n".join(curve_rows(20_000, 0.0)) + "\n9,")
     p = page(toy)
-    assert p.html["data-verdict"] == "in_progress"
+    assert p.html["data-verdict"] == ("failed" if state == "failed" else "in_progress")
     assert f"{state}, 2,500 of 10,000 agent steps, 50 steps/s" in p.words
     assert ("about 2 min left" in p.words) == (state == "training")
     assert ("progress", "0.2500") in [(tag, a.get("value")) for tag, a in p.tags]
@@ -625,6 +343,127 @@ def test_curves_carry_the_published_line_and_the_mean(toy):
     assert len(stills) == 3
 
 
+def test_three_seeds_have_a_band(toy):
+    for seed in (1, 2, 3):
+        write_run(toy, seed=seed, curve=[CURVE, f"100,400,1,1,1,{seed},3,,,,", f"200,800,2,2,.5,{seed * 3},3,,,,"])
+    mean = page(toy).data["sections"][0]["charts"][0]["series"][3]
+    assert (mean["css"], mean["x"], mean["y"], mean["band"]) == ("mean", [400, 800], [2, 6], "95 % interval")
+    expected = seed_interval([3.0, 6.0, 9.0])
+    assert (mean["lo"][1], mean["hi"][1]) == (pytest.approx(expected.low, 1e-4), pytest.approx(expected.high, 1e-4))
+    # a seed that is still running is in no average
+    write_progress(toy, seed=4, curve="\n".join([CURVE, "100,400,1,1,1,99,3,,,,"]) + "\n")
+    assert page(toy).data["sections"][0]["charts"][0]["series"][4]["y"] == [2, 6]
+
+
+def test_hours_beside_frames(toy):
+    for seed in (1, 2):
+        rows = [f"100,400,1,1,1,{seed},3,,,,", "200,800,2,2,.5,5,3,,,,"]
+        folder = write_run(toy, seed=seed, curve=[CURVE, *rows])
+        clock = ["agent_steps,seconds,steps_per_second", f"100,{1800 * seed},1", f"200,{3600 * seed},1"]
+        (folder / "timing.csv").write_text("\n".join([*clock, f"200,{9999 * seed},1"]) + "\n")
+    p = page(toy)
+    series = p.data["sections"][0]["charts"][0]["series"]
+    assert [s["h"] for s in series] == [[0.5, 1], [1, 2], [0.75, 1.5]]
+    assert any(a.get("data-x") == "h" for _, a in p.tags)
+    assert not any(c["title"] == "Hours" for c in p.data["sections"][0]["charts"])
+    for seed in (1, 2):
+        (toy / f"results/toy/pong/hour/seed{seed}/timing.csv").write_text("torn\n1")
+    p = page(toy)  # a clock only informs
+    assert "h" not in p.data["sections"][0]["charts"][0]["series"][0]
+    assert not any(a.get("data-x") == "h" for _, a in p.tags)
+
+
+REFERENCE = """paper,game,metric,value,stdev,protocol,source
+dopamine_baselines,pong,dqn_1Mframes,-20,1,train_return_sticky0.25_5seeds,x
+dopamine_baselines,pong,dqn_2Mframes,-10,3,train_return_sticky0.25_5seeds,x
+dopamine_baselines,pong,dqn_5Mframes,0,4,train_return_sticky0.25_5seeds,x
+dopamine_baselines,alien,dqn_1Mframes,300,9,train_return_sticky0.25_5seeds,x
+"""
+
+
+def test_reference_curve_is_named_as_what_it_is(toy):
+    (toy / "replications/toy/reference_curves.csv").write_text(REFERENCE)
+    write_run(toy, size="hour", frames=1_600_000)
+    write_run(toy, size="smoke", frames=2000)
+    p = page(toy)
+    hour, smoke = (s["charts"][0] for s in p.data["sections"])
+    reference = hour["series"][-1]
+    assert reference["name"] == "Dopamine's DQN, another protocol"
+    assert (reference["x"], reference["y"]) == ([1_000_000, 2_000_000], [-20, -10])  # as far as the run, and the next
+    assert (reference["lo"], reference["hi"], reference["band"]) == ([-21, -13], [-19, -7], "± sd")
+    assert [s["css"] for s in smoke["series"]] == ["s1"], "nothing to compare a smoke run with"
+    assert p.words.count("the verdict does not use it") == 1
+    reference = reference_of(toy / "replications/toy", "pong")
+    assert reference.at(1_500_000) == (-15, 2)
+    assert reference.course(1_500_000, -14).startswith("on the reference course: \u221214.0 beside \u221215.0 ± 2.0")
+    assert reference.course(1_500_000, -12.9).startswith("above")
+    assert reference.course(1_500_000, -17.1).startswith("below")
+    assert "it starts at 1 million frames" in reference.course(500_000, 0)
+    assert reference_of(toy / "replications/toy", "seaquest") is None
+    (toy / "replications/toy/reference_curves.csv").write_text(REFERENCE.replace("dqn_2M", "dqn2M"))
+    with pytest.raises(UserError, match=r"reference_curves\.csv, line 3: .*git checkout"):
+        page(toy)
+
+
+def test_shipped_reference_curves_are_read_for_every_game_of_the_paper():
+    paper = papers.load_paper("dqn")
+    games = [task.game for task in paper.tasks.values() if task.kind == "atari"]
+    assert all(
+        [p[0] / 1e6 for p in reference_of(paper.folder, g).points] == [1, 2, 5, 10, 20, 50, 100, 199] for g in games
+    )
+    assert reference_of(paper.folder, "pong").at(1_000_000) == (-20.35, 0.14)
+
+
+def test_columns_of_another_paper_and_a_run_without_evaluation_phases(toy):
+    head = (
+        "agent_steps,frames,updates,episodes,eval_score,eval_episodes,train_score_100,entropy,clip_fraction,odd_thing"
+    )
+    curve = [head, "100,400,1,1,,0,-20.5,1.7,0.1,3", "200,800,2,2,,0,-19.5,1.6,0.2,4"]
+    write_run(toy, curve=curve, protocol={"score": "last_100_episodes"})
+    p = page(toy)
+    charts = p.data["sections"][0]["charts"]
+    assert [c["title"] for c in charts] == [
+        "Training score, mean of the last 100 episodes",
+        "Entropy of the policy, nats",
+        "Share of probability ratios that were clipped",
+        "Odd thing",
+    ]
+    assert [c["small"] for c in charts] == [False, True, True, True]
+    assert charts[0]["lines"][0]["value"] == 18.9
+    assert charts[3]["series"][0]["y"] == [3, 4]
+    assert "last 100 training episodes" in p.table("scores")[1][0]
+    assert ["800", "\u221219.50"] in [row for t in p.tables for row in t["rows"]]
+
+
+def test_what_else_the_paper_printed_is_marked_where_it_cannot_be_compared(toy):
+    more = "toy,pong,toy_lstm,12.5,0.5,p,Table 3\ntoy,pong,toy_ff,14.5,,human_starts,Table 4\ntoy,seaquest,toy,1,,p,Table 4\n"
+    (toy / "replications/toy/published.csv").write_text(PUBLISHED_CSV + more)
+    write_run(toy)
+    assert page(toy).table("others")[1:] == [
+        ["toy lstm", "12.5 ± 0.5", "p"],
+        ["toy ff", "14.5", "≠ not comparable: human_starts"],
+    ]
+
+
+def test_value_estimates_stand_beside_what_they_estimate(toy):
+    folder = write_run(toy, scores=[18.0, 20.0], extra=[])
+    assert [c["lines"] for c in page(toy).data["sections"][0]["charts"] if c["title"].startswith("Value")] == [[]]
+    episodes = [{"score": 18.0, "discounted_return": 1.5}, {"score": 20.0, "discounted_return": 2.0}]
+    edit(folder / "evaluation.json", episodes=episodes)
+    (lines,) = [c["lines"] for c in page(toy).data["sections"][0]["charts"] if c["title"].startswith("Value")]
+    assert [(line["value"], line["name"][:17]) for line in lines] == [(1.75, "discounted return")]
+
+
+@pytest.mark.parametrize(
+    ("given", "link"),
+    [("arxiv: '1707.06347'", "https://arxiv.org/abs/1707.06347"), ("url: https://a.example/b", "https://a.example/b")],
+)
+def test_papers_without_a_doi(toy, given, link):
+    path = toy / "replications/toy/paper.yaml"
+    path.write_text(path.read_text().replace("doi: 10.1/toy", given))
+    assert link in page(toy).links
+
+
 # --- hostile content
 # ----------------------------------------------------------------------------------------------------
 
@@ -678,17 +517,24 @@ def test_nan_in_a_curve_is_a_gap_and_said(toy):
     assert "NaN" not in p.json
 
 
-def test_thirty_seeds_long_curves_and_huge_scores_stay_small(toy):
+def test_thirty_seeds_twice_long_curves_and_huge_scores_stay_small(toy):
+    clock = [
+        "agent_steps,seconds,steps_per_second",
+        *(f"{PAPER_FRAMES * i // 3200},{97.3 * i},1" for i in range(1, 801)),
+    ]
     for seed in range(1, 31):
-        rows = curve_rows(PAPER_FRAMES, 95_000.0 + 100 * seed, rows=800, seed=seed)
-        write_run(
-            toy, size="paper", seed=seed, mean=95_000.0 + 100 * seed, frames=PAPER_FRAMES, curve=rows, spread=20_000.0
-        )
+        mean = 95_000.0 + 100 * seed
+        rows = curve_rows(PAPER_FRAMES, mean, rows=800, seed=seed)
+        for recorded in (False, True):
+            options = {"curve": rows, "spread": 20_000.0, "recorded": recorded}
+            folder = write_run(toy, size="paper", seed=seed, mean=mean, frames=PAPER_FRAMES, **options)
+            (folder / "timing.csv").write_text("\n".join(clock) + "\n")
     p = page(toy)
     assert p.html["data-verdict"] == "replicated"
     assert "Far above: check the protocol" in p.words
     main = p.data["sections"][0]["charts"][0]
     assert len(main["series"]) == 31
+    assert main["series"][30]["h"][-1] == pytest.approx(800 * 97.3 / 3600, 1e-3)
     assert max(len(s["x"]) for s in main["series"]) <= 500
     # t(df 29) = 2.0452 * 880.3 / sqrt(30) = 329
     assert p.table("scores")[1][1] == "96,600 ± 300"
@@ -710,16 +556,6 @@ def test_a_long_curve_is_thinned_without_losing_its_peak():
 
 # --- damaged results
 # ----------------------------------------------------------------------------------------------------
-
-
-def edit(path: Path, **changes):
-    data = json.loads(path.read_text())
-    for key, value in changes.items():
-        if value is None:
-            del data[key]
-        else:
-            data[key] = value
-    path.write_text(json.dumps(data))
 
 
 @pytest.mark.parametrize(
@@ -774,22 +610,47 @@ def test_damaged_recorded_file_is_restored_not_deleted(toy):
 # ------------------------------------------------------------------------------------------
 
 
-def test_video_is_embedded_while_the_page_stays_under_a_megabyte(toy):
-    write_run(toy, size="hour", video=b"v" * 500_000)
-    write_run(toy, size="smoke", frames=2000, video=b"w" * 500_000)
-    p = page(toy)
-    videos = [a["src"] for tag, a in p.tags if tag == "video"]
-    assert len(videos) == 1
-    assert videos[0].startswith("data:video/mp4;base64,dnZ2")
-    assert (
-        "The recording is too large for this page; it is the file results/toy/pong/smoke/seed1/episode.mp4." in p.words
-    )
+def videos(p: Reader) -> list[bytes]:
+    found = [a["src"] for tag, a in p.tags if tag == "video"]
+    assert all(src.startswith("data:video/mp4;base64,") for src in found)
+    return [base64.b64decode(src.removeprefix("data:video/mp4;base64,")) for src in found]
 
 
-def test_long_video_is_named(toy):
-    write_run(toy, video=b"v" * 700_001)
+def test_excerpts_of_the_median_and_the_best_episode(toy):
+    folder = write_run(toy, video=film(15 * 50))
+    (folder / "best.mp4").write_bytes(film(30))
+    assert len(videos(page(toy))) == 1, "a best.mp4 that the evaluation does not speak of is left over from another"
+    lengths = {1: 30, 3: 15 * 50}  # agent steps; one picture each
+    episodes = [{"score": 16.5 + 3 * (i % 2), "length": lengths.get(i, 99)} for i in range(30)]
+    edit(folder / "evaluation.json", best_video={"episode": 1, "score": 19.5}, episodes=episodes)
     p = page(toy)
-    assert not any(tag == "video" for tag, _ in p.tags)
+    for content, frames in zip(videos(p), (15 * 45, 30), strict=True):
+        (toy / "seen.mp4").write_bytes(content)
+        assert frame_count(toy / "seen.mp4") == frames
+    assert "Median episode: score 16.5. Of the protocol\u2019s episodes, seed 1; its first 45 s of 50 s." in p.words
+    assert "Best episode: score 19.5. Of the protocol\u2019s episodes, seed 1." in p.words
+    assert frame_count(folder / "episode.mp4") == 15 * 50  # the whole one stays where it is
+    # a recorded video is cut already: the page tells how long the episode was
+    episodes[1]["length"] = 15 * 80
+    edit(folder / "evaluation.json", episodes=episodes)
+    assert "its first 2 s of 80 s" in page(toy).words
+
+
+def test_videos_leave_the_page_under_a_megabyte(toy):
+    """Of one there is no room for the shortest excerpt, of the other for no more than that."""
+    write_run(toy, size="hour", video=film(20, (210, 160), 256))
+    write_run(toy, size="smoke", frames=2000, video=film(15 * 9, (80, 64), 256))
+    p = page(toy)
+    assert len(videos(p)) == 1
+    assert "its first 8 s of 2 min" in p.words
+    named = "is too large for this page or cannot be read; it is the file results/toy/pong/hour/seed1/episode.mp4."
+    assert named in p.words
+
+
+def test_a_file_that_is_no_video_is_named(toy):
+    write_run(toy, video=b"v" * 1000)
+    p = page(toy)
+    assert videos(p) == []
     assert "results/toy/pong/hour/seed1/episode.mp4" in p.words
 
 
