@@ -225,6 +225,7 @@ def begun(folder: Path, steps: int = 1):
     return check
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_a_killed_worker_is_reported_and_nobody_is_left(tmp_path):
     """One real command line, three times: SIGTERM, a worker's SIGKILL, its own SIGKILL."""
     before, log = in_dev_shm(), tmp_path / "log"
