@@ -1,0 +1,319 @@
+"""Synchronous advantage actor-critic (A2C): OpenAI Baselines, 2017; a baseline of Schulman et al. 2017 ("PPO"), Table 6.
+
+This is A3C (2016) without its asynchrony: environments step together with one policy, and one update learns from all of them
+at once. With that come the released code's own constants: the network of 2015 in place of that of 2013, orthogonal initial
+weights, means in place of sums, a small epsilon in RMSProp, a smaller bound on the gradient, the whole value gradient.
+`paper.yaml` beside this file lists every constant with its source, and every point where this script differs from it.
+
+Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser, after 5 agent steps in
+each of 16 environments. Loops count agent steps.
+
+    ./run python -m replications.a2c.train --task pong --seed 1 --budget hour
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.atari import AtariEnvs, FrameStack
+from common.envs import GymEnvs, ReplayableEnvs
+from common.evaluation import Policy, load_weights
+from common.learning import BlockConv2d, crossed, flatten_parameters
+from common.papers import Task
+from common.run import Run, main
+
+# --- constants ---
+
+
+@dataclass(frozen=True)
+class Config:
+    """Defaults are the released code's (`learn` of baselines/a2c/a2c.py and what it calls), the length that of the table."""
+
+    training_steps: int = (
+        10_000_000  # agent steps of all environments together (40M frames); Schulman et al. 2017, Section 6.4
+    )
+    num_envs: int = 16  # environments, stepped together; not stated, see paper.yaml
+    frame_skip: int = 4  # frames per agent step; released code
+    stack: int = 4  # frames; released code
+    noop_max: int = 30  # frames; released code
+    preprocessing: Literal["area", "nature", "ale"] = "area"  # released code
+    life_loss_terminal: bool = True  # released code
+    reward_clip: float = 1.0  # raw score; released code (the sign; scores are whole numbers)
+
+    network: Literal["nature", "mlp"] = "nature"  # released code; "mlp" for vector observations
+    rollout_steps: int = 5  # agent steps per environment and update; "nsteps"
+    discount: float = 0.99  # "gamma"
+    value_coefficient: float = 0.5  # of the mean squared error; "vf_coef"
+    entropy_coefficient: float = 0.01  # "ent_coef"
+
+    learning_rate: float = 0.0007  # "lr"
+    anneal_learning_rate: bool = True  # linearly to 0; "lrschedule"
+    squared_gradient_decay: float = 0.99  # "alpha"
+    min_squared_gradient: float = 0.00001  # inside the root; "epsilon"
+    first_mean_square: float = 1.0  # what RMSProp's mean square is before the first update; TensorFlow's
+    gradient_norm_clip: float = 0.5  # global norm; "max_grad_norm"
+
+    log_period: int = 20_000  # agent steps between rows of the learning curve; ours
+
+
+CURVE = ("policy_loss", "value_loss", "entropy")
+
+
+# --- networks ---
+
+
+class Heads(NamedTuple):
+    """outputs: (B, A) logits; values: (B,)."""
+
+    outputs: torch.Tensor
+    values: torch.Tensor
+
+
+class ScreenNetwork(nn.Module):
+    """A shared torso with a policy and a value head: 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units (Mnih et al.
+    2015)."""
+
+    def __init__(self, num_actions: int, stack: int):
+        super().__init__()
+        self.torso = nn.Sequential(
+            BlockConv2d(stack, 32, 8, 4, 1 / 255), nn.ReLU(),
+            nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
+            nn.Conv2d(64, 64, 3), nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(3136, 512), nn.ReLU(),
+        )  # fmt: skip
+        self.policy, self.value = nn.Linear(512, num_actions), nn.Linear(512, 1)
+        initialise(self)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, states: torch.Tensor) -> Heads:
+        """states: (B, stack, 84, 84) uint8."""
+        features = self.torso(states)
+        return Heads(self.policy(features), self.value(features).squeeze(1))
+
+
+class MLP(nn.Module):
+    """For vector observations (CartPole): two layers of 64 tanh units, policy and value apart; not in the table."""
+
+    def __init__(self, num_actions: int, inputs: int):
+        super().__init__()
+
+        def layers() -> nn.Sequential:
+            return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
+
+        self.policy_torso, self.policy = layers(), nn.Linear(64, num_actions)
+        self.value_torso, self.value = layers(), nn.Linear(64, 1)
+        initialise(self)
+
+    def forward(self, states: torch.Tensor) -> Heads:
+        """states: (B, stack, inputs)."""
+        return Heads(self.policy(self.policy_torso(states)), self.value(self.value_torso(states)).squeeze(1))
+
+
+def initialise(module: nn.Module) -> None:
+    """Orthogonal with gain sqrt(2), 0.01 for the policy's last layer and 1 for the value's, biases 0 (released code)."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            gain = {"policy": 0.01, "value": 1.0}.get(name, math.sqrt(2))
+            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.zeros_(layer.bias)
+
+
+def make_network(config: Config, num_actions: int, obs_shape: tuple[int, ...]) -> nn.Module:
+    if config.network == "mlp":
+        return MLP(num_actions, config.stack * int(np.prod(obs_shape)))
+    return ScreenNetwork(num_actions, config.stack)
+
+
+# --- learning rule ---
+
+
+def annealing(step: int, config: Config) -> float:
+    """1 at the start, 0 at the end of training; one value per update."""
+    return 1 - step / config.training_steps
+
+
+def n_step_returns(
+    rewards: np.ndarray, last_values: np.ndarray, terminals: np.ndarray, ends: np.ndarray, cut_values: np.ndarray,
+    discount: float,
+) -> np.ndarray:  # fmt: skip
+    """R_t = r_t + discount R_{t+1}, from R = V(s_{t+n}) after the last row; the longest return each state can have, all (T, N).
+
+    terminals: nothing is worth anything after step t. ends: the episode ended with step t for any reason; where that was a
+    time cap, R_{t+1} is cut_values, V of its last observation. last_values: (N,), V of what follows the last row.
+    """
+    returns, following = np.zeros_like(rewards), last_values
+    for t in reversed(range(len(rewards))):
+        following = rewards[t] + discount * np.where(ends[t], cut_values[t], following) * ~terminals[t]
+        returns[t] = following
+    return returns
+
+
+def a2c_loss(
+    heads: Heads, actions: torch.Tensor, returns: torch.Tensor, config: Config
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """To be minimised: mean(-log pi(a|s) (R - V)) + .5 mean((R - V)^2) - .01 mean(entropy), R - V constant in the first term.
+
+    heads, actions (B,) int64 and returns (B,) of all environments and steps of an update. Returns the loss, and what the
+    learning curve shows of it: (4,), in the order loss, *CURVE.
+    """
+    c, logs = config, heads.outputs.log_softmax(dim=1)
+    error = returns - heads.values
+    policy_loss = -(logs.gather(1, actions.unsqueeze(1)).squeeze(1) * error.detach()).mean()
+    value_loss, entropy = (error**2).mean(), -(logs.exp() * logs).sum(dim=1).mean()
+    loss = policy_loss + c.value_coefficient * value_loss - c.entropy_coefficient * entropy
+    return loss, torch.stack([loss, policy_loss, value_loss, entropy]).detach()
+
+
+class RMSProp:
+    """TensorFlow's: not centred, epsilon inside the root, the mean square 1 at the start. With d the gradient of the loss,
+
+    s <- .99 s + .01 d^2;  w <- w - learning_rate d / sqrt(s + .00001).
+    """
+
+    def __init__(self, module: nn.Module, config: Config):
+        self.weights, self.gradient = flatten_parameters(module)
+        self.mean_square = torch.full_like(self.weights, config.first_mean_square)
+        self.config = config
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        c, d = self.config, self.gradient
+        d.mul_((c.gradient_norm_clip / (d.norm() + 1e-12)).clamp(max=1))
+        self.mean_square.mul_(c.squared_gradient_decay).addcmul_(d, d, value=1 - c.squared_gradient_decay)
+        self.weights.addcdiv_(d, (self.mean_square + c.min_squared_gradient).sqrt_(), value=-learning_rate)
+
+    def state_dict(self) -> dict:
+        return {"mean_square": self.mean_square}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.mean_square.copy_(torch.as_tensor(state["mean_square"]))
+
+
+# --- training ---
+
+
+@dataclass
+class Progress:
+    """All that is counted; part of every checkpoint."""
+
+    agent_steps: int = 0
+    updates: int = 0
+    episodes: int = 0
+    updates_logged: int = 0  # updates at the last row of the curve
+
+
+def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -> ReplayableEnvs:
+    if task.kind == "gym":
+        return GymEnvs(task.env_id, num_envs, seed)
+    return AtariEnvs(
+        task.game, num_envs, seed=seed, frame_skip=config.frame_skip, noop_max=config.noop_max,
+        preprocessing=config.preprocessing, **options,
+    )  # fmt: skip
+
+
+def sample(heads: Heads, rngs: list[np.random.Generator]) -> np.ndarray:
+    """One action per state, (N,) int64; rngs: one generator per state, or one for all."""
+    outputs = heads.outputs.cpu().numpy()
+    probabilities = np.exp(outputs - outputs.max(axis=1, keepdims=True), dtype=np.float64)
+    sums = probabilities.cumsum(axis=1)
+    drawn = np.concatenate([rng.random(len(outputs) // len(rngs)) for rng in rngs])
+    return (sums <= drawn[:, None] * sums[:, -1:]).sum(axis=1)
+
+
+def train(config: Config, run: Run) -> None:
+    c, rng = config, np.random.default_rng(run.seed)
+    envs = make_envs(c, run.task, c.num_envs, run.seed)
+    net = make_network(c, envs.num_actions, envs.obs_shape).to(run.device)
+    optimiser = RMSProp(net, c)
+    stack = FrameStack(c.num_envs, c.stack, envs.obs_shape, envs.obs_dtype)
+    shown = torch.zeros(4, device=run.device)  # sums of loss and CURVE since the last row of the curve
+    at = Progress()
+    resumed = run.resume(at=at, rng=rng, envs=envs, net=net, optimiser=optimiser, stack=stack, shown=shown)
+    if not resumed:
+        stack.start(envs.reset(), np.ones(c.num_envs, dtype=bool))
+
+    steps = c.rollout_steps, c.num_envs
+    while True:
+        run.tick(at)
+        if at.agent_steps >= c.training_steps or run.reached(at):
+            break
+        learning_rate = c.learning_rate * (annealing(at.agent_steps, c) if c.anneal_learning_rate else 1.0)
+        before = at.agent_steps
+
+        # N environments step together for n steps with one policy
+        states, actions = [], []
+        rewards, cut_values = np.zeros(steps), np.zeros(steps)
+        terminals, ends = np.zeros(steps, dtype=bool), np.zeros(steps, dtype=bool)
+        for t in range(c.rollout_steps):
+            states.append(as_states(stack.planes.copy(), net))
+            with torch.no_grad():
+                actions.append(sample(net(states[-1]), [rng]))
+            step = envs.step(actions[-1])
+            at.agent_steps += c.num_envs
+            terminals[t] = step.game_over | (step.life_lost & c.life_loss_terminal)
+            ends[t] = terminals[t] | step.truncated
+            rewards[t] = step.rewards.clip(-c.reward_clip, c.reward_clip)
+            stack.push(step.obs)
+            if (step.truncated & ~terminals[t]).any():
+                cut_values[t] = value(net, stack.planes)
+            if step.done.any():
+                at.episodes += run.log_episodes(at, step)
+                stack.start(envs.restart(step.done), step.done)
+
+        # R_t: the n-step return, bootstrapped with V(s_{t+n}) unless the episode ended; one update on all N n samples
+        returns = n_step_returns(rewards, value(net, stack.planes), terminals, ends, cut_values, c.discount)
+        targets = torch.from_numpy(returns.astype(np.float32).reshape(-1)).to(run.device)
+        chosen = torch.from_numpy(np.concatenate(actions)).to(run.device)
+        loss, numbers = a2c_loss(net(torch.cat(states)), chosen, targets, c)
+        optimiser.gradient.zero_()
+        loss.backward()
+        optimiser.step(learning_rate)
+        shown += numbers
+        at.updates += 1
+        run.guard(shown, at)
+        if crossed(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
+            means = (shown / (at.updates - at.updates_logged)).tolist()
+            run.log_phase(at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True)))
+            shown.zero_()
+            at.updates_logged = at.updates
+
+    run.finish(at, net)
+
+
+def as_states(planes: np.ndarray, net: nn.Module) -> torch.Tensor:
+    """Stacked observations (N, stack, *obs_shape) on the network's device."""
+    return torch.from_numpy(planes).to(next(net.parameters()).device)
+
+
+@torch.no_grad()
+def value(net: nn.Module, planes: np.ndarray) -> np.ndarray:
+    """V of stacked observations (N, stack, *obs_shape) -> (N,) float32."""
+    return net(as_states(planes, net)).values.cpu().numpy()
+
+
+# --- evaluation and command line ---
+
+
+def load_policy(
+    config: Config, num_actions: int, obs_shape: tuple[int, ...], weights: dict, device: torch.device
+) -> Policy:
+    """The policy of trained weights, which samples its actions; raises ValueError when they do not fit the network."""
+    net = make_network(config, num_actions, obs_shape).to(device)
+    load_weights(net, weights)
+
+    @torch.no_grad()
+    def policy(states: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
+        return sample(net(as_states(states, net)), rngs)
+
+    return policy
+
+
+if __name__ == "__main__":
+    main("a2c", Config, train)
