@@ -359,7 +359,8 @@ def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> flo
     falls back to the mean of the episodes played.
     """
     best = run["result"]["best_score"]
-    if kind == "evaluation_mean" or (kind == "best_phase" and best is None):  # a run so short that no phase saw a game end
+    too_short = kind == "best_phase" and best is None  # no phase saw a game end
+    if kind == "evaluation_mean" or too_short:
         return float(np.mean([e.score for e in played]))
     if kind == "best_phase":
         return best
