@@ -8,28 +8,56 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from common import papers
+from reports import laptop
+from reports.target import load_target
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROWS = dict(re.findall(r"^\| `([a-z0-9_-]+)` \| ([^\n]*) \|$", README, re.MULTILINE))
+SEEDS = {1: "one seed", 3: "three seeds", 5: "five seeds", 10: "ten seeds"}
 
 
-def recorded(task: str) -> list[dict]:
-    files = sorted((ROOT / "replications/dqn/recorded/base" / task / "hour").glob("seed*/evaluation.json"))
-    return [json.loads(file.read_text()) for file in files]
+def recorded() -> dict[str, Path]:
+    """target -> the folder of its recorded seeds."""
+    found = {}
+    for folder in sorted((ROOT / "replications").glob("*/recorded/*/*/*")):
+        paper, variant, task = folder.parts[-5], folder.parts[-3], folder.parts[-2]
+        found[f"{paper}{'' if variant == 'base' else f'-{variant}'}_{task}"] = folder
+    return found
 
 
-def test_results_are_the_recorded_ones():
-    rows = dict(re.findall(r"^\| `(dqn_\w+)` \| ([^|]*) \|", README, re.MULTILINE))
-    assert set(rows) == {"dqn_pong", "dqn_cartpole"}
-    for name, words in rows.items():
-        evaluations = recorded(name.removeprefix("dqn_"))
-        mean = np.mean([np.mean([e["score"] for e in evaluation["episodes"]]) for evaluation in evaluations])
-        assert f"{mean:.1f}".replace("-", "\N{MINUS SIGN}") in words
-        assert {1: "one seed", 5: "five seeds"}[len(evaluations)] in words
-    published = papers.load_paper("dqn").tasks["pong"].published
-    assert f"{published.value} ± {published.stdev} at 200 million frames" in README
+def printed(value: float) -> str:
+    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def test_every_recorded_run_has_its_row():
+    assert set(ROWS) == set(recorded())
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_results_are_the_recorded_ones(name):
+    folder, words = recorded()[name], ROWS[name]
+    assert SEEDS[len(list(folder.glob("seed*")))] in words
+    target = load_target(name)
+    if target.task.kind == "laptop":
+        verdict, judged = laptop.judge(target, laptop.find_runs(target, ROOT / "no-results")[0][2])
+        held = sum(claim.key == "holds" for claim in judged)
+        assert f"{held} of {len(judged)} claims hold" in words
+        assert verdict.word.lower() in words
+        return
+    evaluations = [json.loads(file.read_text()) for file in folder.glob("seed*/evaluation.json")]
+    scores = [evaluation["score"] for evaluation in evaluations]
+    assert words.startswith(printed(np.mean(scores)))
+    run = json.loads(next(folder.glob("seed*/run.json")).read_text())
+    if target.task.bar is not None:
+        reached = sum(score >= target.task.bar for score in scores)
+        assert f"{reached} of {len(scores)} seeds reach our bar of {target.task.bar:g}" in words
+    else:
+        assert f"{run['progress']['frames'] / 1e6:.1f} million frames" in words
+        assert f"{target.task.published.value:g}".replace("-", "\N{MINUS SIGN}") in words
 
 
 def test_targets_and_modules_it_names_exist():
@@ -37,7 +65,7 @@ def test_targets_and_modules_it_names_exist():
     named = set(re.findall(r"reports/([a-z0-9_-]+)\.html", README))
     assert named <= {*targets, "index"}
     assert "dqn-no_replay_breakout" in named
-    for module in re.findall(r"python -m ([a-z_.]+)", README):
+    for module in re.findall(r"python -m ([a-z_.0-9]+)", README):
         assert importlib.util.find_spec(module)
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path
