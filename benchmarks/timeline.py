@@ -102,7 +102,8 @@ def marked(script: Any) -> Iterator[None]:
         wrap(atari.AtariVectorEnv, "send", "emulation")
         wrap(atari.AtariVectorEnv, "recv", "emulation")
         wrap(atari.AtariVectorEnv, "reset", "emulation")
-        wrap(atari, "nature_frame", "preprocessing")
+        frame = atari.PREPROCESSING["nature"]
+        stack.enter_context(mock.patch.dict(atari.PREPROCESSING, nature=record_function(MARK + "preprocessing")(frame)))
         wrap(script, "act", "acting")
         for name, part in (
             ("add", "storing"),

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 from tests.test_smoke import snakemake
 from tests.training import ROOT
 
 PAGE = "reports/double_dqn_overestimation.html"
 
 
+@pytest.mark.slow
 def test_from_nothing_to_a_recorded_page(tmp_path):
     root, log = tmp_path / "repo", tmp_path / "log"
     skip = shutil.ignore_patterns(".venv", ".git", "results", "logs", ".snakemake", "recorded", "__pycache__", "*.html")

