@@ -85,6 +85,7 @@ def measure(resolved: papers.Resolved, seed: int, device: str, threads: int) -> 
         run = Probe(short, seed, device=device, threads=threads, results=Path(folder))
         run.ticks: list[tuple[int, float]] = []
         run.evaluation = 0.0
+        began = time.perf_counter()
         try:
             run.open()
             script.train(script.Config(**settings), run)
@@ -95,11 +96,13 @@ def measure(resolved: papers.Resolved, seed: int, device: str, threads: int) -> 
         """The median over pieces of 40 steps: what else the machine does for a moment does not count."""
         times = {step: moment for step, moment in run.ticks if first <= step <= last}
         steps = sorted(times)
+        if len(steps) < 2:  # over before a second look
+            return (time.perf_counter() - began) / max(run.ticks[-1][0], 1)
         width = max(40 // max(steps[1] - steps[0], 1), 1)
         pieces = [(times[b] - times[a]) / (b - a) for a, b in zip(steps[::width], steps[width::width], strict=False)]
         return median(pieces)
 
     if "replay_start" not in names:
-        learning = per_step(run.ticks[1][0], run.ticks[-1][0])
+        learning = per_step(run.ticks[min(1, len(run.ticks) - 1)][0], run.ticks[-1][0])
         return Costs(learning, learning, run.evaluation / settings.get("evaluation_steps", 1))
     return Costs(per_step(40, 200), per_step(240, 690), run.evaluation / settings["evaluation_steps"])

@@ -62,8 +62,9 @@ class ReturnMeter:
     """
 
     def __init__(self, num_envs: int, config):
-        self.discount = getattr(config, "discount", None)
-        self.clip = getattr(config, "reward_clip", None)
+        # where rewards are normalised by moments, values are not of the rewards themselves
+        self.discount = None if getattr(config, "normalise", False) else getattr(config, "discount", None)
+        self.clip = getattr(config, "reward_clip", None) or None  # 0: not clipped
         self.lives_end = getattr(config, "life_loss_terminal", False)
         # A reward r after k states adds r (1 + discount + ... + discount^(k-1)) to the sum over these states
         self.weight, self.total = np.zeros(num_envs), np.zeros(num_envs)
@@ -131,11 +132,16 @@ def play_steps(
 
 
 def evaluation_phase(
-    script, config, task, policy: Policy, run_seed: int, number: int, check=lambda: None
+    script, config, task, policy: Policy, run_seed: int, number: int, max_frames: int | None = None, check=lambda: None
 ) -> np.ndarray:
-    """Phase `number` of a training: raw scores of the episodes that ended, in an environment of its own with a seed of its own."""
+    """Phase `number` of a training: raw scores of the episodes that ended, in an environment of its own with a seed of its own.
+
+    max_frames: emulator frames after which a game is cut, as in the final evaluation; None: never. Scores under different caps
+    cannot be compared, and a policy that is stuck would never end a game.
+    """
     seed = int(np.random.SeedSequence((run_seed, 0xEA, number)).generate_state(1)[0] >> 1)
-    envs = script.make_envs(config, task, 1, seed)
+    options = {"max_frames": max_frames} if task.kind == "atari" else {}
+    envs = script.make_envs(config, task, 1, seed, **options)
     rng = np.random.default_rng(seed)
     scores = play_steps(policy, envs, config.stack, config.evaluation_steps, config.evaluation_epsilon, rng, check)
     envs.close()

@@ -401,8 +401,9 @@ class Run:
         for part in self._parts.values():
             for tensor in part.parameters() if isinstance(part, torch.nn.Module) else []:
                 self._must_be_finite(tensor.detach().sum(), at, "a sum of weights")
-        if "loss_sum" in self._parts:
-            self._must_be_finite(self._parts["loss_sum"], at)
+        for name in ("loss_sum", "shown"):
+            if name in self._parts:
+                self._must_be_finite(self._parts[name], at)
 
     def _must_be_finite(self, loss_sum: torch.Tensor, at: Any, what: str = "the loss") -> None:
         if not bool(torch.isfinite(loss_sum).all()):
@@ -410,7 +411,7 @@ class Run:
             self._status("failed", f"{what} is not a number")
             last = [p.name for p in self.checkpoints.all()[:1]]
             raise UserError(
-                f"{what} became {float(loss_sum)} by agent step {at.agent_steps:,} (update {at.updates:,}); "
+                f"{what} became {float(loss_sum.sum())} by agent step {at.agent_steps:,} (update {at.updates:,}); "
                 f"the last good checkpoint is kept{': ' + str(self.work / last[0]) if last else ''}. Try a smaller learning rate"
             )
 
@@ -428,7 +429,8 @@ class Run:
                 self._leave()
 
         config = script.Config(**self.settings)
-        scores = evaluation_phase(script, config, self.task, policy, self.seed, at.evaluations, check)
+        cap = self.resolved.protocol.max_frames
+        scores = evaluation_phase(script, config, self.task, policy, self.seed, at.evaluations, cap, check)
         self._evaluation_seconds += time.monotonic() - started
         self._compare(scores)
         return scores
@@ -441,6 +443,8 @@ class Run:
 
     def reached(self, at: Any) -> bool:
         """True when the run may end early: two evaluation phases in a row at the published score, where that was asked for."""
+        if self.resolved.protocol.score == "last_100_episodes":  # the score would be its own stopping rule
+            return False
         return self.stop_when_reached and self._reached_in_a_row >= 2
 
     # --- logs ---
@@ -474,9 +478,7 @@ class Run:
         if self.tracker:
             clock = {"hours": self._seconds() / 3600, "steps_per_second": self._rate(at)}
             self.tracker.log({name: value for name, value in (row | clock).items() if value is not None})
-        if scores is None:  # the paper's score is that of the last hundred training episodes
-            self._compare(self.recent if len(self.recent) == 100 else ())
-        else:
+        if scores is not None:
             shown = f"{row['eval_score']:.2f}" if len(scores) else "no episode ended"
             say(f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes")
 
@@ -771,7 +773,10 @@ def parse(
         raise UserError(
             f"the task {task.name!r} is not of this script; run python -m replications.{paper}.{task.script} --task {task.name}"
         )
-    known.device = pick_device(known.device)
+    own = getattr(sys.modules[config_class.__module__], "DEVICE", None)  # A3C's workers are processes of the CPU
+    if own is not None and known.device not in ("auto", own):
+        raise UserError(f"--device {known.device}: {paper} runs on the {own} only; leave the flag out")
+    known.device = pick_device(own or known.device)
     budget = papers.resolve_budget(known.budget, task, known.device)
     resolved = papers.resolve(folder, known.variant, known.task, budget)
     # What a script cannot have on this machine (A3C: as many workers as the paper) it says itself

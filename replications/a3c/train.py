@@ -33,6 +33,8 @@ from common.papers import Task
 from common.run import Run, main
 from common.workers import Workers, share_parameters, shared
 
+DEVICE = "cpu"  # workers are processes of the CPU, as in the paper
+
 # --- constants ---
 
 CURVE = ("entropy", "policy_loss", "value_loss")  # means per agent step since the last evaluation phase

@@ -64,7 +64,7 @@ class Config:
 
     evaluation_period: int = 1_000_000  # agent steps between evaluation phases; appendix
     evaluation_steps: int = 125_000  # agent steps of a phase; "Results on overoptimism"
-    evaluation_epsilon: float = 0.05  # Methods, "Evaluation procedure" ("tuned": .001)
+    evaluation_epsilon: float = 0.05  # Methods, "Evaluation procedure" ("tuned": .01; Schaul et al., Table 5)
     held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
 
 

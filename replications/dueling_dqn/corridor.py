@@ -193,7 +193,7 @@ def experiment(config: Config, seed: int) -> Findings:
             if not np.isfinite(last[name]):
                 raise UserError(f"the {name} network diverged with {actions} actions; take a smaller learning_rate")
         measures[f"ratio_{actions}"] = last["single"] / last["dueling"]
-    measures["ratio_growth"] = measures[f"ratio_{config.most_actions}"] / measures[f"ratio_{config.fewest_actions}"]
+    measures["ratio_growth"] = measures[f"ratio_{config.most_actions}"] / measures[f"ratio_{config.more_actions}"]
     return Findings(measures, points)
 
 

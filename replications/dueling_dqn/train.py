@@ -71,12 +71,14 @@ class Config:
     final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
 
     evaluation_period: int = 1_000_000  # agent steps between evaluation phases; appendix
-    evaluation_steps: int = 125_000  # agent steps of a phase; "Results on overoptimism"
-    evaluation_epsilon: float = 0.001  # "tuned"
+    evaluation_steps: int = 125_000  # agent steps of a phase; Double DQN, "Results on overoptimism"
+    evaluation_epsilon: float = 0.01  # of phases; not in the paper
     held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
 
 
-CURVE: tuple[str, ...] = ("value_estimate",)  # max_a Q(s, a), averaged over the steps of the evaluation phase; Figure 3
+CURVE: tuple[str, ...] = (
+    "value_estimate",
+)  # max_a Q(s, a), averaged over the steps of the evaluation phase; Double DQN, Figure 3
 
 
 # --- network ---

@@ -56,8 +56,8 @@ class Config:
     objective: Literal["clip", "none", "adaptive_kl"] = "clip"  # Equations 7, 6 and 8
     clip: float = 0.1  # on the ratio's distance from 1; Table 5, times alpha
     anneal_clip: bool = True  # alpha falls linearly from 1 to 0 over training; Table 5
-    kl_target: float = 0.01  # nats; Section 4, for adaptive_kl
-    kl_coefficient: float = 1.0  # of the penalty at the start; Section 6.1, for adaptive_kl
+    kl_target: float = 0.01  # nats; Table 1, for adaptive_kl
+    kl_coefficient: float = 1.0  # of the penalty at the start; not in the paper, for adaptive_kl
     value_coefficient: float = 1.0  # of the squared error; Table 5 "VF coeff."
     value_clip: bool = False  # ppo2
     entropy_coefficient: float = 0.01  # Table 5

@@ -2,7 +2,8 @@
 
 This is prioritized DQN (2016), proportional, with: distributions of returns on 51 atoms instead of their means; returns over three
 steps; noisy linear layers instead of epsilon-greedy; a dueling head; Adam. Double Q-learning stays. Priorities are powers of the
-loss. Each of the six parts has a switch, which a variant turns off.
+loss. An earlier start, a shorter target period, a bias for each output and the loss averaged over the minibatch come with it. Each
+of the six parts has a switch, which a variant turns off.
 
 `paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
 

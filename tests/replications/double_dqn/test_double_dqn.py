@@ -41,7 +41,7 @@ def test_tuned_is_what_the_paper_says_and_nothing_else():
         "shared_bias": True,
         "target_period": 30_000,
         "final_exploration": 0.01,
-        "evaluation_epsilon": 0.001,
+        "evaluation_epsilon": 0.01,
     }
 
 
