@@ -49,7 +49,7 @@ def test_the_base_is_the_tuned_double_dqn_at_a_quarter_of_the_step_size():
     differs = {k: v for k, v in vars(PAPER).items() if k not in tuned or v != tuned[k]}
     assert differs == {
         "prioritisation": "proportional", "priority_exponent": 0.6, "priority_floor": 1e-6, "importance_exponent": 0.4,
-        "learning_rate": DoubleConfig().learning_rate / 4, "evaluation_epsilon": 0.01,
+        "learning_rate": DoubleConfig().learning_rate / 4,
     }  # fmt: skip
     assert set(tuned) <= set(vars(PAPER))
     differs = {k: v for k, v in vars(RANK).items() if v != vars(PAPER)[k]}
