@@ -301,7 +301,7 @@ def prepare(whole, capsys, monkeypatch):
             if case in ("resume", "fresh", "changed"):
                 crash(made[case], capsys, monkeypatch)
             elif case == "finished":
-                shutil.copytree(whole, made[case], dirs_exist_ok=True, symlinks=True)
+                shutil.copytree(whole, made[case], dirs_exist_ok=True, ignore=shutil.ignore_patterns("wandb"))
                 for name in runs.OUTPUTS:
                     (of(made[case]) / name).unlink()
         shutil.rmtree(folder, ignore_errors=True)
@@ -619,8 +619,8 @@ def test_a_run_resumed_at_a_long_evaluation_phase_goes_on(crashed, whole, capsys
 
 def test_results_copied_to_another_machine_and_place(crashed, whole, tmp_path, capsys, monkeypatch):
     """With links that lead nowhere, as wandb leaves them; the note says that the machine changed."""
-    (of(crashed) / "wandb").mkdir()
-    (of(crashed) / "wandb" / "latest-run").symlink_to("/nowhere/run-1")
+    (of(crashed) / "wandb").mkdir(exist_ok=True)
+    (of(crashed) / "wandb" / "link").symlink_to("/nowhere/run-1")
     elsewhere = shutil.copytree(crashed, tmp_path / "far" / "away", symlinks=True)
     shutil.rmtree(crashed)
     monkeypatch.setattr(runs, "cpu_name", lambda: "Another CPU")

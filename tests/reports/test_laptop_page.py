@@ -15,7 +15,7 @@ from reports.target import load_target
 
 NAME = "double_dqn_overestimation"
 GOOD = {
-    "bound_held": 1.0, "tight_off": 1e-12, "uniform_bias_2": 0.0, "uniform_bias_10": 0.0, "uniform_bias_100": 0.0,
+    "bound_held": 1.0, "tight_off": 1e-12, "double_off": 0.0, "uniform_bias_2": 0.0, "uniform_bias_10": 0.0, "uniform_bias_100": 0.0,
     "single_growth_a_doubling": 0.27, "single_largest": 3.2, "single_from_theory": 0.0, "double_mean": 0.0,
     "double_largest": 0.0, "row_1_single": 0.612, "row_1_double": -0.021, "row_2_single": 0.473, "row_2_double": 0.016,
     "row_3_single": 3.349, "row_3_double": -0.016,
@@ -56,7 +56,7 @@ def test_all_claims_hold(tmp_path):
         write_run(tmp_path, seed)
     text, head = page(tmp_path)
     assert head == ("replicated", "own", "paper")
-    assert "All 16 claims hold over 3 seeds at the paper's own size" in text.replace("&#39;", "'")
+    assert "All 17 claims hold over 3 seeds at the paper's own size" in text.replace("&#39;", "'")
     assert text.count('data-key="holds"') == 16
     assert "Theorem 2" in text
     assert "0.605 to 0.615" in text
