@@ -70,6 +70,12 @@ class Network(script.MLP):
         return super().forward(states.float() / 255)
 
 
+@pytest.fixture(autouse=True)
+def no_mirror(monkeypatch):
+    """wandb writes in threads of its own, and what befalls it is tested in test_tracking."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
 @pytest.fixture
 def small(monkeypatch):
     """The small environment and network, in place of the emulator."""
