@@ -68,15 +68,28 @@ class FakeRun:
             self._finish()
 
 
-def test_offline_by_default_and_a_resumed_part_is_whole(tmp_path, capfd):
-    first = start(tmp_path / "run")
-    first.log({"frames": 400, "eval_score": -20.5, "loss": None, "epsilon": 0.9})
-    first.finish()
-    time.sleep(1.1)  # wandb names a part by the second it began in
-    again = start(tmp_path / "run", history=[{"frames": 400.0, "eval_score": -20.5}])
-    again.log({"frames": 800, "eval_score": 3.0})
-    again.finish()
-    assert "failed" not in capfd.readouterr().out
+def attempt(folder: Path, rows: list[dict], past: list[dict] | None) -> str:
+    """One attempt of a run, a process of its own as in life; returns what it printed."""
+    options = RUN | {"config": {"training_steps": 100}, "history": past or []}
+    code = f"""
+from pathlib import Path
+from common import tracking
+mirror = tracking.start(Path({str(folder)!r}), **{options!r})
+for row in {rows!r}:
+    mirror.log(row)
+mirror.finish()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout
+
+
+def test_offline_by_default_and_a_resumed_part_is_whole(tmp_path):
+    (tmp_path / "run").mkdir()
+    first = attempt(tmp_path / "run", [{"frames": 400, "eval_score": -20.5, "loss": None, "epsilon": 0.9}], None)
+    again = attempt(tmp_path / "run", [{"frames": 800, "eval_score": 3.0}], [{"frames": 400.0, "eval_score": -20.5}])
+    assert "failed" not in first + again
 
     parts = read_back(tmp_path / "run")
     old, new = {"frames": 400, "evaluation/score": -20.5}, {"frames": 800, "evaluation/score": 3}
