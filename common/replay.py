@@ -22,13 +22,14 @@ import os
 import shutil
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from common.errors import UserError
+from common.replay_on_device import ReplayOnDevice
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Batch:
     rewards: torch.Tensor
     next_states: torch.Tensor
     terminals: torch.Tensor
-    indices: np.ndarray
+    indices: np.ndarray | None = None
     steps: torch.Tensor | None = None
 
 
@@ -60,8 +61,8 @@ class Replay:
     """The last `capacity` slots of N environments, uniformly sampled.
 
     capacity, slack: slots over all environments. stack: frames in a state. n_step: see above; None: plain transitions of one step.
-    folder: where the frames' ring is kept as a
-    memory-mapped file; None keeps it in memory. device: where batches go; on CUDA a copy of the ring lives there when it fits.
+    folder: where the frames' ring is kept as a memory-mapped file; None keeps it in memory. device: where batches go; on CUDA a
+    copy of everything lives there when it fits (`on_device`), and makes the batches.
     """
 
     _small = ("actions", "rewards", "terminals", "complete", "age", "written")
@@ -99,7 +100,7 @@ class Replay:
         self.written = np.zeros(num_envs, np.int64)  # slots written so far; the newest is `written - 1`
         self._everyone = np.arange(num_envs)
         self._lags = np.arange(-(stack - 1), 2)  # stack and successor, relative to a transition's slot
-        self._mirror = self._make_mirror()
+        self.on_device = self._make_copy()
 
     @property
     def state_shape(self) -> tuple[int, ...]:
@@ -132,6 +133,8 @@ class Replay:
         self.rewards[at] = rewards
         self.terminals[at] = terminals
         self.complete[at] = True
+        if self.on_device is not None:
+            self.on_device.write(("actions", "rewards", "terminals", "complete"), *at)
         self._append(self._everyone, obs, np.minimum(self.age[at], 254) + 1)
 
     def _append(self, envs: np.ndarray, obs: np.ndarray, age: np.ndarray) -> None:
@@ -143,13 +146,8 @@ class Replay:
         self.age[envs, slot] = age
         self.complete[envs, slot] = False
         self.written[envs] += 1
-        if self._mirror is not None and len(envs) == 1:
-            self._mirror[int(envs[0]) * self.slots + int(slot[0])].copy_(torch.from_numpy(np.ascontiguousarray(obs[0])))
-        elif self._mirror is not None:
-            where = torch.from_numpy(envs * self.slots + slot).to(self.device, non_blocking=True)
-            self._mirror.index_copy_(
-                0, where, torch.from_numpy(np.ascontiguousarray(obs)).to(self.device, non_blocking=True)
-            )
+        if self.on_device is not None:
+            self.on_device.write(("age", "complete", "frames"), envs, slot)
 
     # --- reading ---
 
@@ -203,8 +201,19 @@ class Replay:
         keep = np.flatnonzero(self.may_sample(env, position))[:count][::-1]
         return np.stack([env[keep], position[keep] % self.slots], axis=1)
 
-    def gather(self, indices: np.ndarray) -> Batch:
-        """The transitions at (B, 2) indices (environment, slot), stacks rebuilt."""
+    def places(self, indices: np.ndarray) -> torch.Tensor | np.ndarray:
+        """(B, 2) indices (environment, slot), sent to the GPU if the memory is there: what `gather` takes as well."""
+        return indices if self.on_device is None else self.on_device.places(indices)
+
+    def gather(self, indices: np.ndarray | torch.Tensor) -> Batch:
+        """The transitions at (B, 2) indices (environment, slot), stacks rebuilt.
+
+        Given `places` on a GPU it never waits for the host, and may be part of a CUDA graph; the batch then has no indices.
+        """
+        if isinstance(indices, torch.Tensor):
+            return self.on_device.gather(indices)
+        if self.on_device is not None:
+            return replace(self.on_device.gather(self.on_device.places(indices)), indices=indices)
         if self.n_step is not None:
             return self._gather_steps(indices)
         env, slot = indices[:, 0], indices[:, 1]
@@ -253,23 +262,21 @@ class Replay:
 
     def current(self) -> torch.Tensor:
         """(N, stack, *obs_shape): the state each environment is in now."""
-        return self._stacked(self._everyone, (self.written - 1) % self.slots, self._lags[:-1])
+        newest = (self.written - 1) % self.slots
+        if self.on_device is not None:
+            return self.on_device.current(newest)
+        return self._stacked(self._everyone, newest, self._lags[:-1])
 
     def _stacked(self, env: np.ndarray, slot: np.ndarray, lags: np.ndarray) -> torch.Tensor:
         """Frames at slot + lags, (B, len(lags), *obs_shape), zero where the lag reaches before the episode's start."""
         slots = (slot[:, None] + lags) % self.slots
         before_start = -lags > self.age[env, slot][:, None]
-        if self._mirror is not None:
-            flat = torch.from_numpy(env[:, None] * self.slots + slots).to(self.device, non_blocking=True)
-            frames = self._mirror[flat]
-            mask = torch.from_numpy(before_start).to(self.device, non_blocking=True)
-            return frames.masked_fill_(mask.reshape(*mask.shape, *[1] * (frames.dim() - 2)), 0)
         frames = self.frames[env[:, None], slots]
         if before_start.any():
             frames[before_start] = 0
         return torch.from_numpy(frames).to(self.device, non_blocking=True)
 
-    def _make_mirror(self) -> torch.Tensor | None:
+    def _make_copy(self) -> ReplayOnDevice | None:
         if self.device.type != "cuda":
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -278,9 +285,7 @@ class Replay:
                 f"replay: {self.frames.nbytes / 1e9:.1f} GB of frames stay in main memory, the GPU has {free / 1e9:.1f} GB free"
             )
             return None
-        return torch.zeros(
-            (self.num_envs * self.slots, *self.frames.shape[2:]), dtype=self.torch_dtype, device=self.device
-        )
+        return ReplayOnDevice(self, self.device)
 
     # --- state ---
 
@@ -322,10 +327,8 @@ class Replay:
         elif self.checksums is not None:  # of a checkpoint from before there were any
             for env, slot in np.ndindex(self.checksums.shape):
                 self.checksums[env, slot] = _checksum(self.frames[env, slot])
-        if self._mirror is not None:
-            for start in range(0, len(self._mirror), 65_536):
-                chunk = self.frames.reshape(len(self._mirror), *self.frames.shape[2:])[start : start + 65_536]
-                self._mirror[start : start + len(chunk)] = torch.from_numpy(np.array(chunk)).to(self.device)
+        if self.on_device is not None:
+            self.on_device.load()
 
     def _check_frames(self) -> None:
         """UserError unless the file holds the frames that were written when the checkpoint was made."""

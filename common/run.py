@@ -62,7 +62,7 @@ LOGS = {
 }  # fmt: skip
 OUTPUTS = ("curve.csv", "episodes.csv", "timing.csv", "model.safetensors", "run.json")  # run.json last
 # What the numbers of a run depend on, beside the script itself. Comments and docstrings do not count.
-CODE = ("atari", "checkpoint", "envs", "evaluation", "learning", "replay")
+CODE = ("atari", "checkpoint", "envs", "evaluation", "learning", "replay", "replay_on_device")
 CODE_OF_SOME = ("priorities", "workers")  # counted for the scripts that import it
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import crossed, flatten_parameters
+from common.learning import Captured, crossed, flatten_parameters
 from common.papers import Task
 from common.replay import Batch, Replay
 from common.run import Run, main
@@ -67,6 +67,9 @@ class Config:
     evaluation_steps: int = 125_000  # agent steps of a phase; released code
     evaluation_epsilon: float = 0.05  # Methods, "Evaluation procedure"
     held_out_states: int = 500  # states whose mean max Q is traced; released code "valid_size"
+
+    learn_while_stepping: bool = False  # updates while the emulators step; the paper's come after
+    cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
 
 
 # --- network ---
@@ -237,6 +240,25 @@ def train(config: Config, run: Run) -> None:
     )  # fmt: skip
     if not resumed:
         replay.start(envs.reset())
+    gradient_step = Captured(
+        lambda places: update(q, target if c.target_network else q, optimiser, replay.gather(places), c),
+        on=c.cuda_graph and replay.on_device is not None,
+    )
+
+    def learn(before: int) -> None:
+        """What is due by this agent step and was not before: updates, and copies of the network."""
+        if at.agent_steps <= c.replay_start:
+            return
+        for _ in range(crossed(c.update_period, before, at.agent_steps)):
+            # Sample a random minibatch from D; gradient step on (y - Q(s, a; theta))^2, the error clipped
+            indices = replay.draw(rng, c.batch_size) if c.replay else replay.newest(c.update_period)
+            loss_sum.add_(gradient_step(replay.places(indices)))
+            at.updates += 1
+        run.guard(loss_sum, at)
+        # Every C steps reset Q^ = Q
+        if crossed(c.target_period, before, at.agent_steps):
+            target.load_state_dict(q.state_dict())
+            at.target_copies += 1
 
     while True:
         if at.evaluation_due:  # a frozen network plays games of its own; the best network so far is kept
@@ -257,27 +279,21 @@ def train(config: Config, run: Run) -> None:
         # With probability epsilon select a random action a_t, otherwise a_t = argmax_a Q(s_t, a)
         actions = act(q, replay.current(), exploration(at.agent_steps, c), rng, envs.num_actions)
         # Execute a_t; observe reward r_t and the next image; store the transition in D
-        step = envs.step(actions)
+        before, at.agent_steps = at.agent_steps, at.agent_steps + c.num_envs
+        envs.send(actions)
+        if c.learn_while_stepping:
+            learn(before)
+        step = envs.recv()
         terminals = step.game_over | (step.life_lost & c.life_loss_terminal)
         replay.add(actions, step.rewards.clip(-c.reward_clip, c.reward_clip), terminals, step.obs)
-        before, at.agent_steps = at.agent_steps, at.agent_steps + c.num_envs
         if step.done.any():
             at.episodes += run.log_episodes(at, step)
             replay.start(envs.restart(step.done), step.done)
 
         if before < c.replay_start <= at.agent_steps:
             held_out.copy_(replay.sample(rng, c.held_out_states).states)
-        if at.agent_steps > c.replay_start:
-            for _ in range(crossed(c.update_period, before, at.agent_steps)):
-                # Sample a random minibatch from D; gradient step on (y - Q(s, a; theta))^2, the error clipped
-                batch = replay.sample(rng, c.batch_size) if c.replay else replay.gather(replay.newest(c.update_period))
-                loss_sum += update(q, target if c.target_network else q, optimiser, batch, c)
-                at.updates += 1
-            run.guard(loss_sum, at)
-            # Every C steps reset Q^ = Q
-            if crossed(c.target_period, before, at.agent_steps):
-                target.load_state_dict(q.state_dict())
-                at.target_copies += 1
+        if not c.learn_while_stepping:
+            learn(before)
         at.evaluation_due = crossed(c.evaluation_period, before, at.agent_steps) > 0
 
     run.finish(at, best if at.best_score is not None else q, replay)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import crossed, flatten_parameters
+from common.learning import Captured, crossed, flatten_parameters
 from common.papers import Task
 from common.replay import Batch, Replay
 from common.run import Run, main
@@ -61,6 +61,9 @@ class Config:
     evaluation_steps: int = 10_000  # agent steps of a phase; section 5.1, Figure 2
     evaluation_epsilon: float = 0.05  # section 5.1
     held_out_states: int = 500  # states whose mean max Q is traced; number not given
+
+    learn_while_stepping: bool = False  # updates while the emulators step; the paper's come after
+    cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
 
 
 # --- network ---
@@ -225,6 +228,20 @@ def train(config: Config, run: Run) -> None:
     )  # fmt: skip
     if not resumed:
         replay.start(envs.reset())
+    gradient_step = Captured(
+        lambda places: update(q, optimiser, replay.gather(places), c),
+        on=c.cuda_graph and replay.on_device is not None,
+    )
+
+    def learn(before: int) -> None:
+        """The updates that are due by this agent step and were not before."""
+        if at.agent_steps <= c.replay_start:
+            return
+        for _ in range(crossed(c.update_period, before, at.agent_steps)):
+            # Sample a random minibatch from D; gradient step on (y - Q(s, a; theta))^2
+            loss_sum.add_(gradient_step(replay.places(replay.draw(rng, c.batch_size))))
+            at.updates += 1
+        run.guard(loss_sum, at)
 
     while True:
         if at.evaluation_due:  # a frozen network plays games of its own
@@ -242,21 +259,20 @@ def train(config: Config, run: Run) -> None:
         # With probability epsilon select a random action a_t, otherwise a_t = argmax_a Q(s_t, a)
         actions = act(q, replay.current(), exploration(at.agent_steps, c), rng, envs.num_actions)
         # Execute a_t; observe reward r_t and the next image; store the transition in D
-        step = envs.step(actions)
-        replay.add(actions, np.sign(step.rewards), step.game_over, step.obs)
         before, at.agent_steps = at.agent_steps, at.agent_steps + c.num_envs
+        envs.send(actions)
+        if c.learn_while_stepping:
+            learn(before)
+        step = envs.recv()
+        replay.add(actions, np.sign(step.rewards), step.game_over, step.obs)
         if step.done.any():
             at.episodes += run.log_episodes(at, step)
             replay.start(envs.restart(step.done), step.done)
 
         if before < c.replay_start <= at.agent_steps:
             held_out.copy_(replay.sample(rng, c.held_out_states).states)
-        if at.agent_steps > c.replay_start:
-            for _ in range(crossed(c.update_period, before, at.agent_steps)):
-                # Sample a random minibatch from D; gradient step on (y - Q(s, a; theta))^2
-                loss_sum += update(q, optimiser, replay.sample(rng, c.batch_size), c)
-                at.updates += 1
-            run.guard(loss_sum, at)
+        if not c.learn_while_stepping:
+            learn(before)
         at.evaluation_due = crossed(c.evaluation_period, before, at.agent_steps) > 0
 
     run.finish(at, q, replay)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import crossed, flatten_parameters
+from common.learning import Captured, crossed, flatten_parameters
 from common.papers import Task
 from common.priorities import Priorities
 from common.replay import Batch, Replay
@@ -74,6 +74,9 @@ class Config:
     evaluation_steps: int = 125_000  # agent steps of a phase; Double DQN, "Results on overoptimism"
     evaluation_epsilon: float = 0.01  # of phases; not in the paper
     held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
+
+    learn_while_stepping: bool = False  # updates while the emulators step; the paper's come after
+    cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
 
 
 CURVE: tuple[str, ...] = (
@@ -278,14 +281,14 @@ def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Gener
 
 def draw(
     replay: Replay, priorities: Priorities | None, rng: np.random.Generator, step: int, config: Config
-) -> tuple[Batch, torch.Tensor]:
-    """A minibatch and its weights (B,): ones, or those that correct for prioritized sampling."""
+) -> tuple[np.ndarray, torch.Tensor]:
+    """The indices of a minibatch (B, 2) and its weights (B,): ones, or those that correct for prioritized sampling."""
     if priorities is None:
-        return replay.sample(rng, config.batch_size), torch.ones(config.batch_size, device=replay.device)
+        return replay.draw(rng, config.batch_size), torch.ones(config.batch_size, device=replay.device)
     indices, probabilities = priorities.draw(rng, config.batch_size)
     beta = config.importance_exponent + (1 - config.importance_exponent) * step / config.training_steps
     weights = importance_weights(probabilities, len(priorities), beta)
-    return replay.gather(indices), torch.from_numpy(weights).float().to(replay.device)
+    return indices, torch.from_numpy(weights).float().to(replay.device)
 
 
 def train(config: Config, run: Run) -> None:
@@ -309,6 +312,28 @@ def train(config: Config, run: Run) -> None:
     )  # fmt: skip
     if not resumed:
         replay.start(envs.reset())
+    gradient_step = Captured(
+        lambda places, weights: update(q, target, optimiser, replay.gather(places), weights, c),
+        on=c.cuda_graph and replay.on_device is not None,
+    )
+
+    def learn(before: int) -> None:
+        """What is due by this agent step and was not before: updates, and copies of the network."""
+        if at.agent_steps <= c.replay_start:
+            return
+        for _ in range(crossed(c.update_period, before, at.agent_steps)):
+            # Sample a minibatch from D; gradient step on (y - Q(s, a; theta))^2, the error and the gradient's norm clipped
+            indices, weights = draw(replay, priorities, rng, at.agent_steps, c)
+            loss, errors = gradient_step(replay.places(indices), weights)
+            if priorities is not None:
+                priorities.update(indices, errors.abs().cpu().numpy())
+            loss_sum.add_(loss)
+            at.updates += 1
+        run.guard(loss_sum, at)
+        # Every C steps reset Q^ = Q
+        if crossed(c.target_period, before, at.agent_steps):
+            target.load_state_dict(q.state_dict())
+            at.target_copies += 1
 
     while True:
         if at.evaluation_due:  # a frozen network plays games of its own; the best network so far is kept
@@ -331,30 +356,21 @@ def train(config: Config, run: Run) -> None:
         # With probability epsilon select a random action a_t, otherwise a_t = argmax_a Q(s_t, a)
         actions = act(q, replay.current(), exploration(at.agent_steps, c), rng, envs.num_actions)
         # Execute a_t; observe reward r_t and the next image; store the transition in D
-        step = envs.step(actions)
+        before, at.agent_steps = at.agent_steps, at.agent_steps + c.num_envs
+        envs.send(actions)
+        if c.learn_while_stepping:
+            learn(before)
+        step = envs.recv()
         terminals = step.game_over | (step.life_lost & c.life_loss_terminal)
         replay.add(actions, step.rewards.clip(-c.reward_clip, c.reward_clip), terminals, step.obs)
-        before, at.agent_steps = at.agent_steps, at.agent_steps + c.num_envs
         if step.done.any():
             at.episodes += run.log_episodes(at, step)
             replay.start(envs.restart(step.done), step.done)
 
         if before < c.replay_start <= at.agent_steps:
             held_out.copy_(replay.sample(rng, c.held_out_states).states)
-        if at.agent_steps > c.replay_start:
-            for _ in range(crossed(c.update_period, before, at.agent_steps)):
-                # Sample a minibatch from D; gradient step on (y - Q(s, a; theta))^2, the error and the gradient's norm clipped
-                batch, weights = draw(replay, priorities, rng, at.agent_steps, c)
-                loss, errors = update(q, target, optimiser, batch, weights, c)
-                if priorities is not None:
-                    priorities.update(batch.indices, errors.abs().cpu().numpy())
-                loss_sum += loss
-                at.updates += 1
-            run.guard(loss_sum, at)
-            # Every C steps reset Q^ = Q
-            if crossed(c.target_period, before, at.agent_steps):
-                target.load_state_dict(q.state_dict())
-                at.target_copies += 1
+        if not c.learn_while_stepping:
+            learn(before)
         at.evaluation_due = crossed(c.evaluation_period, before, at.agent_steps) > 0
 
     run.finish(at, best if at.best_score is not None else q, replay)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from common.replay_on_device import ReplayOnDevice
 from common.replay import Replay, bytes_needed
 
 STACK = 4
@@ -81,11 +82,14 @@ def play(replay: Replay, twins: list[Slow], script: list, rng: np.random.Generat
     window=st.integers(6, 30),
     slack=st.integers(0, 7),
     seed=st.integers(0, 99),
+    copied=st.booleans(),
 )
-def test_same_transitions_as_the_slow_twin(script, num_envs, window, slack, seed):
+def test_same_transitions_as_the_slow_twin(script, num_envs, window, slack, seed, copied):
     """Stacks, zero planes, successors, masks and which transitions may be sampled, across episodes and the write head."""
     rng = np.random.default_rng(seed)
     replay = Replay(window * num_envs, (2, 2), num_envs=num_envs, stack=STACK, slack=slack)
+    if copied:
+        replay.on_device = ReplayOnDevice(replay, "cpu")  # what makes the batches on a GPU
     twins = [Slow(window) for _ in range(num_envs)]
     play(replay, twins, script, rng)
     for env, twin in enumerate(twins):
@@ -157,7 +161,8 @@ def test_newest_of_several_environments_that_wrote_unevenly():
     assert sorted(replay.gather(replay.newest(6)).rewards.tolist()) == [58, 59, 156, 157, 158, 159]
 
 
-def test_a_restored_memory_is_the_same(tmp_path):
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_restored_memory_is_the_same(tmp_path, copied):
     rng = np.random.default_rng(3)
     script = [("step", 1), ("over", 2), ("step", 0)] * 30
     one = Replay(40, (2, 2), stack=STACK, slack=6, folder=tmp_path)
@@ -166,6 +171,7 @@ def test_a_restored_memory_is_the_same(tmp_path):
     assert "frames" not in state
     one.flush()
     two = Replay(40, (2, 2), stack=STACK, slack=6, folder=tmp_path)
+    two.on_device = ReplayOnDevice(two, "cpu") if copied else None
     two.load_state_dict(state)
     a, b = one.sample(np.random.default_rng(1), 16), two.sample(np.random.default_rng(1), 16)
     assert (a.states == b.states).all()
@@ -247,11 +253,14 @@ def expected_steps(twin: Slow, position: int, n: int, outcomes: dict, states: di
     slack=st.integers(0, 7),
     n=st.integers(1, 4),
     seed=st.integers(0, 99),
+    copied=st.booleans(),
 )
-def test_n_steps_stop_at_an_end_and_never_cross_it(script, num_envs, window, slack, n, seed):
+def test_n_steps_stop_at_an_end_and_never_cross_it(script, num_envs, window, slack, n, seed, copied):
     """Rewards, steps taken, terminal, successor and which may be sampled, across episodes, caps and the write head."""
     rng = np.random.default_rng(seed)
     replay = Replay(window * num_envs, (2, 2), num_envs=num_envs, stack=STACK, slack=slack, n_step=n)
+    if copied:
+        replay.on_device = ReplayOnDevice(replay, "cpu")
     twins = [Slow(window) for _ in range(num_envs)]
     outcomes: list[dict] = [{} for _ in twins]
     states: list[dict] = [{} for _ in twins]

@@ -61,9 +61,10 @@ def test_published_scores_are_each_agents_own():
     paper = load_paper("dueling_dqn")
     found = {v.name: v.tasks["seaquest"].published for v in paper.variants.values()}
     assert (found[""].value, found["prioritized"].value, found["single_clip"]) == (50254.2, 931.6, None)
+    assert found["fast"] == found[""]
     games = [{n for n, t in v.tasks.items() if t.kind == "atari"} for v in paper.variants.values()]
-    assert [len(g) for g in games] == [57, 57, 57]
-    assert games[0] == games[1] == games[2]
+    assert [len(g) for g in games] == [57, 57, 57, 57]
+    assert games[0] == games[1] == games[2] == games[3]
 
 
 # --- network ---

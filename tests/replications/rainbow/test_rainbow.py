@@ -78,7 +78,7 @@ def test_frames_are_four_to_an_agent_step():
 
 def test_each_variant_takes_out_one_part():
     paper = load_paper("rainbow")
-    assert set(paper.variants) == {"", *VARIANTS}
+    assert set(paper.variants) == {"", "fast", *VARIANTS}
     for name, expected in VARIANTS.items():
         given_ = resolve(paper, name, "pong", "paper")
         assert {k: v for k, v in given_.settings.items() if v != vars(PAPER)[k]} == expected

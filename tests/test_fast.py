@@ -1,0 +1,255 @@
+"""What makes the value-based scripts fast changes nothing but what is said: learning while the emulators step is learning before
+their answer is stored, and an update as a CUDA graph is the same update. Without a GPU the graph is stood in for (`NoGPU`); the
+tests at the end want one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from common import papers
+from common import run as runs
+from common.atari import AtariEnvs
+from common.learning import Captured
+from common.replay import Replay
+from common.replay_on_device import ReplayOnDevice
+from tests.training import TINY, train
+
+FAMILY = ("dqn_2013", "dqn", "double_dqn", "prioritized_dqn", "dueling_dqn", "rainbow")
+SHORT = {"training_steps": 800, "replay_capacity": 400, "replay_start": 200, "evaluation_period": 400}
+SHORT |= {"evaluation_steps": 100, "held_out_states": 20}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+def outcome(folder) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("model.safetensors", "curve.csv", "episodes.csv")]
+
+
+# --- learning while the emulators step ---
+
+
+def test_updates_beside_the_emulators_are_those_without_the_steps_under_way(tmp_path, monkeypatch):
+    """The emulators' threads and the updates at once; emulators that wait until they are asked; and the paper's order."""
+    fast = TINY | {"num_envs": 4, "training_steps": 300, "evaluation_period": 150, "evaluation_steps": 40}
+    beside = outcome(train("dqn", "breakout", tmp_path / "a", fast | {"learn_while_stepping": True}))
+    after = outcome(train("dqn", "breakout", tmp_path / "c", fast | {"learn_while_stepping": False}))
+
+    send, recv, gather = AtariEnvs._send, AtariEnvs._recv, Replay.gather
+    stepping: set[int] = set()  # environments whose step is under way
+    seen = []
+
+    def hold(self, actions):
+        stepping.add(id(self))
+        self.held = np.array(actions)
+
+    def step_now(self):
+        stepping.discard(id(self))
+        send(self, self.held)
+        return recv(self)
+
+    def look(self, places):
+        seen.append((bool(stepping), self.written.sum() + 4 * bool(stepping)))
+        return gather(self, places)
+
+    monkeypatch.setattr(AtariEnvs, "_send", hold)
+    monkeypatch.setattr(AtariEnvs, "_recv", step_now)
+    monkeypatch.setattr(Replay, "gather", look)
+    waiting = outcome(train("dqn", "breakout", tmp_path / "b", fast | {"learn_while_stepping": True}))
+    assert waiting == beside
+    assert waiting != after
+    under_way = [stored for busy, stored in seen if busy]
+    assert len(under_way) == (300 - 100) // 4 == len(seen) - 1  # every update; the held-out states come between steps
+    assert under_way[0] > 100
+
+
+@pytest.mark.parametrize("paper", FAMILY)
+def test_every_script_has_the_order(paper, tmp_path, monkeypatch):
+    """While the emulators step, not one update sees the transitions under way; in the paper's order, each sees them all."""
+    stored: list[int] = []  # transitions, at each update
+
+    def places(self, indices):
+        stored.append(int(self.complete.sum()))
+        return indices
+
+    monkeypatch.setattr(Replay, "places", places)
+    size = SHORT | {"training_steps": 260, "replay_capacity": 300, "num_envs": 4, "update_period": 4}
+    train(paper, "cartpole", tmp_path / "beside", size | {"learn_while_stepping": True})
+    assert stored == list(range(200, 260, 4))
+    stored.clear()
+    train(paper, "cartpole", tmp_path / "after", size)
+    assert stored == list(range(204, 264, 4))
+
+
+# --- an update as one graph ---
+
+
+class Recording(TorchDispatchMode):
+    """Whatever is written meanwhile is put back at the end, and a look at a number is an error: as while CUDA records."""
+
+    LOOKS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal")
+
+    def __init__(self):
+        super().__init__()
+        self.written: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.generator = torch.get_rng_state()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function._schema.name in self.LOOKS:
+            raise RuntimeError(f"{function._schema.name} waits for the host")
+        options = options or {}
+        for given, declared in zip(arguments, function._schema.arguments, strict=False):
+            self._keep(given, declared)
+        for declared in function._schema.arguments:
+            self._keep(options.get(declared.name), declared)
+        return function(*arguments, **options)
+
+    def _keep(self, given, declared):
+        if given is not None and declared.alias_info is not None and declared.alias_info.is_write:
+            for tensor in given if isinstance(given, list | tuple) else [given]:
+                self.written.append((tensor, tensor.detach().clone()))
+
+    def restore(self):
+        for tensor, before in reversed(self.written):
+            tensor.copy_(before)
+        torch.set_rng_state(self.generator)
+
+
+class NoGPU:
+    """Stands in for CUDA's graphs on a CPU. Recording runs nothing and allows no look at a number, like the real one."""
+
+    def __init__(self, monkeypatch):
+        self.recorded = self.played = self.before = 0
+        monkeypatch.setattr(Captured, "_aside", self.aside)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self.Graph(self))
+        monkeypatch.setattr(torch.cuda, "graph", self.record)
+        monkeypatch.setattr(Replay, "_make_copy", lambda replay: ReplayOnDevice(replay, "cpu"))
+        made, real = [], Captured.__init__
+
+        def init(captured, *arguments, **options):
+            real(captured, *arguments, **options)
+            made.insert(0, captured)
+
+        monkeypatch.setattr(Captured, "__init__", init)
+        self.made = made
+
+    def aside(self, *inputs):
+        self.before += 1
+        return self.made[0].function(*inputs)
+
+    @contextlib.contextmanager
+    def record(self, graph):
+        self.recorded += 1
+        with Recording() as recording:
+            yield
+        with torch.no_grad():
+            recording.restore()
+
+    class Graph:
+        def __init__(self, cuda):
+            self.cuda, self.outputs = cuda, None
+
+        def replay(self):
+            self.cuda.played += 1
+            captured = self.cuda.made[0]
+            outputs = captured.function(*captured.inputs)
+            if self.outputs is None:
+                self.outputs = captured.outputs = outputs
+            for mine, new in zip(*(x if isinstance(x, tuple) else (x,) for x in (self.outputs, outputs)), strict=True):
+                mine.copy_(new)  # into the same memory, as a graph's
+
+
+@pytest.mark.parametrize(("paper", "task"), [*((paper, "cartpole") for paper in FAMILY), ("dqn", "breakout")])
+def test_an_update_as_a_graph_is_the_same_update(paper, task, tmp_path, monkeypatch):
+    """Every script to its end, batches made by the GPU's path and the update recorded: the same bytes."""
+    size = SHORT if task == "cartpole" else TINY | {"training_steps": 300, "evaluation_steps": 40}
+    plain = outcome(train(paper, task, tmp_path / "plain", size))
+    cuda = NoGPU(monkeypatch)
+    assert outcome(train(paper, task, tmp_path / "graph", size | {"cuda_graph": True})) == plain
+    assert (cuda.before, cuda.recorded) == (Captured.WARM_UP, 1)
+    assert cuda.played > 20
+
+
+def test_what_waits_for_the_host_cannot_be_recorded(monkeypatch):
+    """The stand-in is as strict as CUDA: a number that is looked at ends the recording."""
+    NoGPU(monkeypatch)
+    total = torch.zeros(())
+
+    def looks(x):
+        total.add_(x.sum())
+        return total if float(total) > 0 else -total
+
+    captured = Captured(looks, on=True)
+    for _ in range(Captured.WARM_UP):
+        captured(torch.ones(3))
+    with pytest.raises(RuntimeError, match="waits for the host"):
+        captured(torch.ones(3))
+
+
+def test_a_graph_is_given_the_newest_inputs(monkeypatch):
+    NoGPU(monkeypatch)
+    total = torch.zeros(())
+    captured = Captured(lambda x, y: total.add_((x * y).sum()), on=True)
+    for k in range(8):
+        captured(torch.full((2,), float(k)), torch.tensor([1.0, 10.0]))
+    assert float(total) == sum(11 * k for k in range(8))
+
+
+def test_off_it_is_the_function_itself():
+    assert Captured(lambda x: x + 1, on=False)(2) == 3
+
+
+# --- with a GPU ---
+
+
+@needs_gpu
+@pytest.mark.parametrize("paper", FAMILY)
+def test_on_a_gpu_graph_and_plain_agree_and_nothing_waits(paper, tmp_path, monkeypatch):
+    """40 updates of the real network on real frames: weights to 1e-4; after the recording no call waits for the GPU."""
+    script = importlib.import_module(f"replications.{paper}.train")
+    call = Captured.__call__
+
+    def watched(self, *inputs):
+        if self.graph is None:
+            return call(self, *inputs)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return call(self, *inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Captured, "__call__", watched)
+    weights = []
+    for graph in (False, True):
+        resolved = papers.resolve(paper, None, "breakout", "smoke", TINY | {"training_steps": 260, "cuda_graph": graph})
+        run = runs.Run(resolved, 1, device="cuda", threads=runs.prepare(1, 1), results=tmp_path / str(graph))
+        run.open()
+        script.train(script.Config(**resolved.settings), run)
+        run.close()
+        weights.append(load_file(run.folder / "model.safetensors"))
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-4)
+
+
+@needs_gpu
+def test_on_a_gpu_the_memory_gives_the_same_batches():
+    one, two = Replay(600, (84, 84), num_envs=2), Replay(600, (84, 84), num_envs=2, device="cuda")
+    rng = np.random.default_rng(0)
+    for memory in (one, two):
+        memory.start(np.zeros((2, 84, 84), np.uint8))
+    for t in range(700):
+        frames, over = rng.integers(0, 255, (2, 84, 84), dtype=np.uint8), rng.random(2) < 0.05
+        for memory in (one, two):
+            memory.add(np.array([t % 4, 1]), np.array([1.0, -1.0]), over, frames)
+            if over.any():
+                memory.start(frames, over)
+    a, b = (memory.sample(np.random.default_rng(1), 256) for memory in (one, two))
+    for name in ("states", "actions", "rewards", "next_states", "terminals"):
+        assert torch.equal(getattr(a, name), getattr(b, name).cpu()), name
+    assert torch.equal(one.current(), two.current().cpu())
