@@ -456,13 +456,13 @@ class Run:
                 "episodes.csv",
                 (at.episodes + 1 + k, at.agent_steps, self._frames(at), _plain(step.scores[i]), int(step.lengths[i])),
             )
-            self.recent.append(float(step.scores[i]))
+            self.recent.append(float(_plain(step.scores[i])))  # as printed, so that a resumed run has the same
         return int(step.done.sum())
 
     def log_episode(self, at: Any, score: float, length: int) -> int:
         """As `log_episodes`, for one episode that ended in a worker's environment."""
         self._append("episodes.csv", (at.episodes + 1, at.agent_steps, self._frames(at), _plain(score), length))
-        self.recent.append(score)
+        self.recent.append(float(_plain(score)))
         return 1
 
     def log_phase(self, at: Any, scores: np.ndarray | None, **values: float) -> None:

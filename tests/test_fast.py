@@ -130,18 +130,17 @@ class NoGPU:
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self.Graph(self))
         monkeypatch.setattr(torch.cuda, "graph", self.record)
         monkeypatch.setattr(Replay, "_make_copy", lambda replay: ReplayOnDevice(replay, "cpu"))
-        made, real = [], Captured.__init__
+        call = Captured.__call__
 
-        def init(captured, *arguments, **options):
-            real(captured, *arguments, **options)
-            made.insert(0, captured)
+        def called(captured, *inputs):
+            self.captured = captured
+            return call(captured, *inputs)
 
-        monkeypatch.setattr(Captured, "__init__", init)
-        self.made = made
+        monkeypatch.setattr(Captured, "__call__", called)
 
     def aside(self, *inputs):
         self.before += 1
-        return self.made[0].function(*inputs)
+        return self.captured.function(*inputs)
 
     @contextlib.contextmanager
     def record(self, graph):
@@ -153,16 +152,16 @@ class NoGPU:
 
     class Graph:
         def __init__(self, cuda):
-            self.cuda, self.outputs = cuda, None
+            self.cuda, self.captured, self.outputs = cuda, cuda.captured, None
 
         def replay(self):
             self.cuda.played += 1
-            captured = self.cuda.made[0]
-            outputs = captured.function(*captured.inputs)
+            outputs = self.captured.function(*self.captured.inputs)
             if self.outputs is None:
-                self.outputs = captured.outputs = outputs
+                self.outputs = self.captured.outputs = outputs
             for mine, new in zip(*(x if isinstance(x, tuple) else (x,) for x in (self.outputs, outputs)), strict=True):
-                mine.copy_(new)  # into the same memory, as a graph's
+                if mine is not None:
+                    mine.copy_(new)  # into the same memory, as a graph's
 
 
 @pytest.mark.parametrize(("paper", "task"), [*((paper, "cartpole") for paper in FAMILY), ("dqn", "breakout")])
@@ -174,6 +173,18 @@ def test_an_update_as_a_graph_is_the_same_update(paper, task, tmp_path, monkeypa
     assert outcome(train(paper, task, tmp_path / "graph", size | {"cuda_graph": True})) == plain
     assert (cuda.before, cuda.recorded) == (Captured.WARM_UP, 1)
     assert cuda.played > 20
+
+
+@pytest.mark.parametrize("variant", [None, "ppo2"])
+def test_ppos_acting_and_gradient_steps_as_graphs_are_the_same(variant, tmp_path, monkeypatch):
+    size = {"training_steps": 512, "num_envs": 2, "rollout_steps": 64, "minibatch_size": 32, "log_period": 256}
+    plain = outcome(train("ppo", "breakout", tmp_path / "plain", size, variant=variant))
+    cuda = NoGPU(monkeypatch)
+    monkeypatch.setattr(importlib.import_module("replications.ppo.train"), "Captured", lambda f, _: Captured(f, True))
+    assert outcome(train("ppo", "breakout", tmp_path / "graph", size, variant=variant)) == plain
+    epochs = 4 if variant else 3
+    assert (cuda.before, cuda.recorded) == (2 * Captured.WARM_UP, 2)
+    assert cuda.played == 4 * (64 + epochs * 4) - 2 * Captured.WARM_UP
 
 
 def test_what_waits_for_the_host_cannot_be_recorded(monkeypatch):
@@ -209,10 +220,13 @@ def test_off_it_is_the_function_itself():
 
 
 @needs_gpu
-@pytest.mark.parametrize("paper", FAMILY)
+@pytest.mark.parametrize("paper", [*FAMILY, "ppo"])
 def test_on_a_gpu_graph_and_plain_agree_and_nothing_waits(paper, tmp_path, monkeypatch):
     """40 updates of the real network on real frames: weights to 1e-4; after the recording no call waits for the GPU."""
     script = importlib.import_module(f"replications.{paper}.train")
+    size = TINY | {"training_steps": 260}
+    if paper == "ppo":
+        size = {"training_steps": 512, "num_envs": 2, "rollout_steps": 64, "minibatch_size": 32, "log_period": 256}
     call = Captured.__call__
 
     def watched(self, *inputs):
@@ -227,7 +241,7 @@ def test_on_a_gpu_graph_and_plain_agree_and_nothing_waits(paper, tmp_path, monke
     monkeypatch.setattr(Captured, "__call__", watched)
     weights = []
     for graph in (False, True):
-        resolved = papers.resolve(paper, None, "breakout", "smoke", TINY | {"training_steps": 260, "cuda_graph": graph})
+        resolved = papers.resolve(paper, None, "breakout", "smoke", size | {"cuda_graph": graph})
         run = runs.Run(resolved, 1, device="cuda", threads=runs.prepare(1, 1), results=tmp_path / str(graph))
         run.open()
         script.train(script.Config(**resolved.settings), run)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from common.atari import AtariEnvs, FrameStack
 from common.envs import GymEnvs, ReplayableEnvs
 from common.errors import UserError
 from common.evaluation import Policy, load_weights
-from common.learning import BlockConv2d, RunningMoments, crossed, flatten_parameters
+from common.learning import BlockConv2d, Captured, RunningMoments, crossed, flatten_parameters
 from common.papers import Task
 from common.run import Run, main
 
@@ -69,6 +70,7 @@ class Config:
     gradient_norm_clip: float = 0.0  # global norm, 0: none; ppo2
 
     log_period: int = 20_000  # agent steps between rows of the learning curve; ours
+    cuda_graph: bool = False  # on a GPU, acting and a gradient step are launched as one graph each: the same numbers
 
 
 CURVE = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
@@ -231,9 +233,17 @@ def surrogate(ratio: torch.Tensor, advantages: torch.Tensor, objective: str, cli
 
 
 def ppo_loss(
-    heads: Heads, batch: Minibatch, old_log_std: torch.Tensor | None, clip: float, beta: float, config: Config
+    heads: Heads,
+    batch: Minibatch,
+    old_log_std: torch.Tensor | None,
+    clip: torch.Tensor,
+    beta: torch.Tensor,
+    config: Config,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Equation 9 negated, to be minimised, and what the learning curve shows of it: (6,), in the order loss, *CURVE."""
+    """Equation 9 negated, to be minimised, and what the learning curve shows of it: (6,), in the order loss, *CURVE.
+
+    clip and beta are scalars.
+    """
     c, advantages = config, batch.advantages
     if c.normalise_advantages == "minibatch":
         advantages = standardised(advantages)
@@ -265,10 +275,11 @@ class Adam:
     def __init__(self, module: nn.Module, config: Config):
         self.weights, self.gradient = flatten_parameters(module)
         self.mean, self.mean_square = torch.zeros_like(self.weights), torch.zeros_like(self.weights)
-        self.steps, self.config = 0, config
+        self.steps, self.config = torch.zeros((), dtype=torch.float64, device=self.weights.device), config
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: torch.Tensor) -> None:
+        """learning_rate: a scalar."""
         d = self.gradient
         if self.config.gradient_norm_clip:
             d.mul_((self.config.gradient_norm_clip / (d.norm() + 1e-6)).clamp(max=1))
@@ -276,7 +287,7 @@ class Adam:
         self.mean.lerp_(d, 0.1)
         self.mean_square.mul_(0.999).addcmul_(d, d, value=0.001)
         root = (self.mean_square / (1 - 0.999**self.steps)).sqrt_().add_(self.config.adam_epsilon)
-        self.weights.addcdiv_(self.mean, root, value=-learning_rate / (1 - 0.9**self.steps))
+        self.weights.sub_(root.reciprocal_().mul_(self.mean).mul_(learning_rate / (1 - 0.9**self.steps)))
 
     def state_dict(self) -> dict:
         return {"mean": self.mean, "mean_square": self.mean_square, "steps": self.steps}
@@ -284,7 +295,19 @@ class Adam:
     def load_state_dict(self, state: dict) -> None:
         self.mean.copy_(torch.as_tensor(state["mean"]))
         self.mean_square.copy_(torch.as_tensor(state["mean_square"]))
-        self.steps = state["steps"]
+        self.steps.copy_(torch.as_tensor(state["steps"]))
+
+
+def update(
+    net: nn.Module, optimiser: Adam, config: Config, rates: torch.Tensor, old_log_std: torch.Tensor | None, *batch
+) -> torch.Tensor:
+    """One gradient step on a minibatch; returns what `ppo_loss` shows, (6,). rates (3,): learning rate, clip, beta."""
+    learning_rate, clip, beta = rates
+    loss, shown = ppo_loss(net(batch[0]), Minibatch(*batch), old_log_std, clip, beta, config)
+    optimiser.gradient.zero_()
+    loss.backward()
+    optimiser.step(learning_rate)
+    return shown
 
 
 # --- training: Algorithm 1 ---
@@ -345,6 +368,8 @@ def train(config: Config, run: Run) -> None:
     if not resumed:
         stack.start(envs.reset(), np.ones(c.num_envs, dtype=bool))
 
+    graphs = c.cuda_graph and run.device.type == "cuda"
+    heads_of, gradient_step = Captured(net, graphs), Captured(partial(update, net, optimiser, c), graphs)
     steps = c.rollout_steps, c.num_envs
     while True:
         run.tick(at)
@@ -365,11 +390,11 @@ def train(config: Config, run: Run) -> None:
                 net.mean.copy_(torch.from_numpy(observed.mean)), net.std.copy_(torch.from_numpy(observed.std))
             with torch.no_grad():
                 states.append(prepare(net, stack.planes.copy()))
-                heads = net(states[-1])
+                heads = heads_of(states[-1])
                 chosen = sample(heads, [rng])
                 actions.append(torch.from_numpy(chosen).to(run.device))
                 log_probs.append(log_probs_and_entropy(heads, actions[-1])[0])
-            outputs.append(heads.outputs)
+            outputs.append(heads.outputs.clone())
             values[t] = heads.values.cpu().numpy()
             step = envs.step(chosen)
             at.agent_steps += c.num_envs
@@ -402,14 +427,10 @@ def train(config: Config, run: Run) -> None:
 
         # optimise surrogate L with respect to theta, with K epochs and minibatch size M <= NT; then theta_old <- theta
         old_log_std = None if heads.log_std is None else heads.log_std.detach().clone()
+        rates = torch.tensor([learning_rate, clip, at.kl_coefficient], device=run.device)
         for _ in range(c.epochs):
             for part in torch.from_numpy(rng.permutation(size)).to(run.device).split(c.minibatch_size):
-                batch = Minibatch(*(tensor[part] for tensor in rollout))
-                loss, numbers = ppo_loss(net(batch.states), batch, old_log_std, clip, at.kl_coefficient, c)
-                optimiser.gradient.zero_()
-                loss.backward()
-                optimiser.step(learning_rate)
-                shown += numbers
+                shown += gradient_step(rates, old_log_std, *(tensor[part] for tensor in rollout))
                 at.updates += 1
         run.guard(shown, at)
         if c.objective == "adaptive_kl":
