@@ -63,8 +63,8 @@ def dqn_2013_frame(rgb: np.ndarray) -> np.ndarray:
     return cv2.resize(gray, (SIZE, 110), interpolation=cv2.INTER_LINEAR)[CROP_2013]
 
 
-# "ale" is the emulator's own, and comes out of the Python pipeline only where screens are kept
-PREPROCESSING = {"nature": nature_frame, "area": area_frame, "ale": area_frame, "dqn_2013": dqn_2013_frame}
+# "ale" is the emulator's own, in its threads
+PREPROCESSING = {"nature": nature_frame, "area": area_frame, "ale": None, "dqn_2013": dqn_2013_frame}
 
 
 class AtariEnvs(ReplayableEnvs):
@@ -102,27 +102,32 @@ class AtariEnvs(ReplayableEnvs):
         self.obs_shape, self.obs_dtype = (SIZE, SIZE), np.dtype(np.uint8)
         self.noop_max, self.keep_rgb = noop_max, keep_rgb
         self.rgb: np.ndarray | None = None  # (N, 210, 160, 3) of the latest step, for videos
-        self._in_cpp = preprocessing == "ale" and not keep_rgb
-        rows, columns = (SIZE, SIZE) if self._in_cpp else SCREEN
-        self._envs = AtariVectorEnv(
-            game,
-            num_envs=num_envs,
-            num_threads=threads,
-            max_num_frames_per_episode=NO_CAP,
-            repeat_action_probability=0.0,
-            full_action_space=False,
-            img_height=rows,
-            img_width=columns,
-            grayscale=self._in_cpp,
-            stack_num=1,
-            frameskip=frame_skip,
-            maxpool=preprocessing != "dqn_2013",
-            noop_max=noop_max + 1 if noop_max else 0,  # it draws from 0 to one less; `_reset` draws again at 0
-            episodic_life=False,
-            life_loss_info=False,
-            reward_clipping=False,
-            use_fire_reset=False,
-        )
+        self._in_cpp = preprocessing == "ale"
+
+        def make(rows: int, columns: int, grayscale: bool) -> AtariVectorEnv:
+            return AtariVectorEnv(
+                game,
+                num_envs=num_envs,
+                num_threads=threads,
+                max_num_frames_per_episode=NO_CAP,
+                repeat_action_probability=0.0,
+                full_action_space=False,
+                img_height=rows,
+                img_width=columns,
+                grayscale=grayscale,
+                stack_num=1,
+                frameskip=frame_skip,
+                maxpool=preprocessing != "dqn_2013",
+                noop_max=noop_max + 1 if noop_max else 0,  # it draws from 0 to one less; `_reset` draws again at 0
+                episodic_life=False,
+                life_loss_info=False,
+                reward_clipping=False,
+                use_fire_reset=False,
+            )
+
+        self._envs = make(SIZE, SIZE, True) if self._in_cpp else make(*SCREEN, False)
+        # The emulator's own small gray frames hide its screens: whoever wants them has the same games a second time, in colour
+        self._twins = make(*SCREEN, False) if self._in_cpp and keep_rgb else None
         self.num_actions = int(self._envs.single_action_space.n)
         self._lives = np.zeros(num_envs, dtype=np.int64)
 
@@ -134,18 +139,28 @@ class AtariEnvs(ReplayableEnvs):
         return np.stack([self._frame(screen) for screen in screens[:, 0]])
 
     def _reset(self, mask, seeds):
-        # A masked reset at once, instead of the emulator's own at the next step: no step is then ever a dead one.
-        options = None if mask.all() else {"reset_mask": mask}
-        screens, info = self._envs.reset(seed=seeds, options=options)
-        while self.noop_max and (none := mask & (info["episode_frame_number"] == 0)).any():
-            screens, info = self._envs.reset(options={"reset_mask": none})
+        if self._twins is not None:
+            self.rgb = self._reset_games(self._twins, mask, seeds)[0][:, 0]
+        screens, info = self._reset_games(self._envs, mask, seeds)
         self._lives = info["lives"].astype(np.int64)
         return self._frames(screens)
 
+    def _reset_games(self, envs, mask, seeds):
+        # A masked reset at once, instead of the emulator's own at the next step: no step is then ever a dead one.
+        options = None if mask.all() else {"reset_mask": mask}
+        screens, info = envs.reset(seed=seeds, options=options)
+        while self.noop_max and (none := mask & (info["episode_frame_number"] == 0)).any():
+            screens, info = envs.reset(options={"reset_mask": none})
+        return screens, info
+
     def _send(self, actions):
-        self._envs.send(np.ascontiguousarray(actions, dtype=np.int64))
+        for envs in (self._envs, self._twins):
+            if envs is not None:
+                envs.send(np.ascontiguousarray(actions, dtype=np.int64))
 
     def _recv(self):
+        if self._twins is not None:
+            self.rgb = self._twins.recv()[0][:, 0]
         screens, rewards, game_over, _, info = self._envs.recv()
         lives = info["lives"].astype(np.int64)
         life_lost = lives < self._lives
@@ -158,7 +173,9 @@ class AtariEnvs(ReplayableEnvs):
         return self.rgb[env].copy()
 
     def close(self):
-        self._envs.close()
+        for envs in (self._envs, self._twins):
+            if envs is not None:
+                envs.close()
 
 
 class FrameStack:
