@@ -1,5 +1,4 @@
 # train -> evaluate -> report: one page for each task of each paper in replications/.
-#
 #   snakemake reports/dqn_pong.html --config budget=smoke
 #
 # Which papers, variants and tasks there are stands in replications/*/paper.yaml; what is asked of them in config.yaml.
@@ -54,7 +53,7 @@ rule train:
         task=flow.trained,
     conda:
         "envs/train.yaml"
-    threads: 4
+    threads: flow.threads
     resources:
         gpu=flow.gpus,
         mem_mb=16000,
@@ -84,6 +83,7 @@ rule laptop:
         task=flow.laptop,
     conda:
         "envs/train.yaml"
+    threads: flow.threads
     resources:
         mem_mb=4000,
         runtime="4h",
@@ -114,7 +114,7 @@ rule evaluate:
         gpu=flow.gpus,
         mem_mb=4000,
         runtime="4h",
-        flags=f"--device {flow.config['device']}",
+        flags=flow.evaluation_flags,
     params:
         protocol=flow.protocol,  # evaluates again when it changes
         folder=lambda wildcards, input: Path(input.run).parent,

@@ -27,6 +27,7 @@ from common import tracking
 from common.atari import FrameStack
 from common.checkpoint import write_json
 from common.errors import UserError, run_main
+from common.filming import FPS, Outlook, action_names, listening, write_values
 from common.learning import make_deterministic
 
 # states (N, stack, *obs_shape) and one random generator per environment -> actions (N,) int64
@@ -38,7 +39,8 @@ THREADS = 1  # of PyTorch in the final evaluation, whatever the machine: another
 
 @dataclass
 class Episode:
-    """One evaluation episode: its seed, raw score, length in agent steps, and, on request, its RGB screens.
+    """One evaluation episode: its seed, raw score, length in agent steps, and, on request, its RGB screens with what the
+    agent's network said of them.
 
     discounted_return: see `ReturnMeter`; None where the agent has no discount.
     """
@@ -48,6 +50,7 @@ class Episode:
     length: int
     screens: list[np.ndarray] = field(default_factory=list, repr=False)
     discounted_return: float | None = None
+    outlook: Outlook | None = field(default=None, repr=False)
 
     def as_row(self) -> dict:
         row = {"seed": self.seed, "score": self.score, "length": self.length}
@@ -160,14 +163,20 @@ def play_group(
     begin(policy, np.ones(n, dtype=bool))
     episodes: list[Episode | None] = [None] * n
     screens: list[np.ndarray] = []
+    outlook = Outlook()
     returns = ReturnMeter(n, config)
     t = 0
     while any(e is None for e in episodes):
         if t % 100 == 0:
             check()
-        if film is not None and episodes[film] is None:
+        filming = film is not None and episodes[film] is None
+        if filming:
             screens.append(envs.screen(film))
-        step = envs.step(choose(policy, stacked.planes, epsilon, rngs, envs.num_actions))
+        with listening(filming) as heard:
+            actions = choose(policy, stacked.planes, epsilon, rngs, envs.num_actions)
+        if heard:
+            outlook.add(heard[0], film, envs.num_actions, actions[film])
+        step = envs.step(actions)
         stacked.push(step.obs)
         returns.add(step)
         for i in np.flatnonzero(step.done):
@@ -181,7 +190,7 @@ def play_group(
             begin(policy, step.done)
         t += 1
     if film is not None:
-        episodes[film].screens = screens
+        episodes[film].screens, episodes[film].outlook = screens, outlook
     return episodes
 
 
@@ -290,7 +299,7 @@ def read_run(folder: Path) -> dict:
 
 def evaluate_run(folder: Path, device: str = "auto") -> dict:
     """The final evaluation of a finished run: writes episode.mp4 (the median episode), best.mp4 (the best one, where it is
-    better) and evaluation.json there, returns the latter."""
+    better), values.json (what the network said while they were filmed) and evaluation.json there, returns the latter."""
     folder = Path(folder)
     make_deterministic(0, THREADS)
     agent = Agent(folder, device)
@@ -316,18 +325,19 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
     seconds = time.monotonic() - started
 
     median, best = episodes_to_film([e.score for e in scores])
-    film(agent, scores, median, folder / "episode.mp4", check)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    films = {"median": (median, film(agent, scores, median, folder / "episode.mp4", check))}
     if best is None:
         (folder / "best.mp4").unlink(missing_ok=True)
     else:
-        film(agent, scores, best, folder / "best.mp4", check)
+        films["best"] = (best, film(agent, scores, best, folder / "best.mp4", check))
+    write_values(folder, action_names(agent.task, agent.num_actions), films, digest)
 
+    score, of, count = seed_score(protocol.score, run, scores, folder)
     evaluation = {
         "paper": run["paper"], "variant": run["variant"], "task": run["task"], "budget": run["budget"], "seed": run["seed"],
         "weights": protocol.weights, "weights_agent_step": run["result"]["best_agent_step"],
-        "weights_sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-        "protocol": asdict(protocol),
-        "score": seed_score(protocol.score, run, scores, folder),
+        "weights_sha256": digest, "protocol": asdict(protocol), "score": score, "score_of": {"kind": of, "episodes": count},
         "episodes": [e.as_row() for e in scores], "extra_episodes": [e.as_row() for e in extra],
         "video": {"episode": median, "score": scores[median].score},
         "best_video": None if best is None else {"episode": best, "score": scores[best].score}, "device": str(agent.device),
@@ -346,8 +356,8 @@ def episodes_to_film(scores: list[float]) -> tuple[int, int | None]:
     return median, best if scores[best] > scores[median] else None
 
 
-def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lambda: None) -> None:
-    """Plays the group of an episode again, its camera on, and writes the whole episode as video."""
+def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lambda: None) -> Outlook:
+    """Plays the group of an episode again, its camera on, and writes the whole episode as video; returns what the network said."""
     from common.video import write_mp4
 
     group = number - number % GROUP
@@ -355,21 +365,23 @@ def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lam
     filmed = agent.play(size, group, film=number, check=check)[number - group]
     if filmed.as_row() != played[number].as_row():
         raise RuntimeError(f"filming changed episode {number}: {filmed.as_row()} instead of {played[number].as_row()}")
-    write_mp4(path, filmed.screens, fps=15)
+    write_mp4(path, filmed.screens, fps=FPS)
+    return filmed.outlook
 
 
-def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> float:
-    """One seed's score as the paper defines it: evaluation_mean, best_phase, or last_100_episodes of training.
+def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> tuple[float, str, int | None]:
+    """One seed's score as the paper defines it, what it is a mean of, and over how many episodes.
 
-    The last one is read from the run's episodes.csv, which UserError says when it cannot be; without any training episode it
-    falls back to the mean of the episodes played.
+    kind: evaluation_mean, best_phase (whose episodes are not counted: None) or last_100_episodes of training. The last one is
+    read from the run's episodes.csv, which UserError says when it cannot be; fewer than 100 may have ended. Without any, and
+    without any phase that saw a game end, the score is the mean of the episodes played: evaluation_mean.
     """
+    mean = float(np.mean([e.score for e in played])), "evaluation_mean", len(played)
     best = run["result"]["best_score"]
-    too_short = kind == "best_phase" and best is None  # no phase saw a game end
-    if kind == "evaluation_mean" or too_short:
-        return float(np.mean([e.score for e in played]))
-    if kind == "best_phase":
-        return best
+    if kind == "best_phase" and best is not None:
+        return best, kind, None
+    if kind != "last_100_episodes":
+        return mean
     path = folder / "episodes.csv"
     try:
         with open(path, newline="") as file:
@@ -380,8 +392,8 @@ def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> flo
         ) from None
     if not scores:  # a smoke run of a game with long episodes
         print(f"no training episode ended: the score is the mean of the {len(played)} games just played", flush=True)
-        return float(np.mean([e.score for e in played]))
-    return float(np.mean(scores))
+        return mean
+    return float(np.mean(scores)), kind, len(scores)
 
 
 def replay_recorded(folder: Path, episodes: int = 10, device: str = "auto") -> dict:

@@ -5,6 +5,11 @@
 Give all seeds of one paper, variant, task and size at once; they replace what was recorded for it. Only the seed with
 the median score keeps its weights, rounded to float16; its recorded evaluation is played anew with those rounded
 weights, so that a reader who plays it again gets the recorded episodes. Its video is cut to 45 seconds.
+
+    ./run python -m common.record --refilm replications/dqn/recorded/base/pong/hour/seed1
+
+evaluates a recorded run anew, for what evaluations keep now and did not then (films, action values): only if every episode
+comes out exactly as recorded.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +36,13 @@ from safetensors.torch import save as save_tensors
 from common import evaluation as final_evaluation
 from common.checkpoint import write_file, write_json
 from common.errors import UserError, run_main
+from common.filming import FILE
 from common.papers import NAME, REPLICATIONS, recorded_dir
 from common.video import cut
 
 LOGS = ("curve.csv", "episodes.csv", "timing.csv")
 MEASURES = ("measures.json", "points.csv")  # of a laptop task, which has no weights and no evaluation
-VIDEO_SECONDS = 45
+VIDEOS, VIDEO_SECONDS = ("episode.mp4", "best.mp4"), 45
 EPISODES_BYTES = 200_000  # a longer episodes.csv is thinned,
 WHOLE_ROWS = 1000  # but for its last rows: scores over the last training episodes stay exact
 SAME = ("paper", "variant", "task", "budget", "settings")
@@ -131,9 +138,7 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
     if with_weights:
         write_file(folder / "model.safetensors", save_tensors(rounded(run)))
         recorded = final_evaluation.evaluate_run(folder, device)
-        for video in ("episode.mp4", "best.mp4"):  # there is no best one where it is no better than the median
-            if (folder / video).exists():
-                cut(folder / video, folder / video, VIDEO_SECONDS)
+        cut_videos(folder)
         notes.append(
             f"recorded with weights rounded to float16 and evaluated anew with them: {float(recorded['score']):.6g}; "
             f"before rounding {run.score:.6g}"
@@ -144,6 +149,45 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
     provenance = run.run["provenance"]
     provenance = provenance | {"notes": [*provenance.get("notes", []), *notes]}
     write_json(folder / "run.json", run.run | {"provenance": provenance})
+
+
+def cut_videos(folder: Path) -> None:
+    for video in VIDEOS:  # there is no best one where it is no better than the median
+        if (folder / video).exists():
+            cut(folder / video, folder / video, VIDEO_SECONDS)
+
+
+def refilm(folder: Path, device: str = "auto") -> Path:
+    """Evaluates a recorded run anew and takes over what came of it; its scores are what they were.
+
+    UserError, and nothing changed, where an episode comes out otherwise than recorded or the weights were not kept.
+    """
+    recorded = read_finished(folder)
+    with tempfile.TemporaryDirectory() as room:
+        new = Path(room) / folder.name
+        shutil.copytree(folder, new)
+        evaluation = final_evaluation.evaluate_run(new, device)
+        for key in ("episodes", "extra_episodes"):
+            before, after = recorded.evaluation.get(key, []), evaluation.get(key, [])
+            rows = [[[e[name] for name in ("seed", "score", "length")] for e in found] for found in (before, after)]
+            if rows[0] != rows[1] or evaluation["score"] != recorded.evaluation["score"]:
+                same = sum(a == b for a, b in zip(*rows, strict=False))
+                raise UserError(
+                    f"{folder}: {same} of its {len(before)} {key} came out as recorded, and all must; nothing was changed. "
+                    "Use the kind of machine and the versions that its run.json names"
+                )
+        cut_videos(new)
+        for name in (*VIDEOS, FILE, "evaluation.json"):
+            if (new / name).exists():
+                write_file(folder / name, (new / name).read_bytes())
+            else:
+                (folder / name).unlink(missing_ok=True)
+    count = len(recorded.evaluation["episodes"]) + len(recorded.evaluation.get("extra_episodes", []))
+    note = f"evaluated anew for its films: all {count} episodes came out as recorded"
+    provenance = recorded.run["provenance"]
+    notes = [*(n for n in provenance.get("notes", []) if n != note), note]
+    write_json(folder / "run.json", recorded.run | {"provenance": provenance | {"notes": notes}})
+    return folder
 
 
 def rounded(run: Finished) -> dict[str, torch.Tensor]:
@@ -328,9 +372,14 @@ def _difference(key: str, a: object, b: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m common.record", description=__doc__.split("\n")[0])
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="all seeds of one task and size")
+    parser.add_argument("--refilm", action="store_true", help="evaluate recorded runs anew, for their films")
     parser.add_argument("--allow-smoke", action="store_true", help="record a smoke run, whose scores mean nothing")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="for the recorded evaluation")
     arguments = parser.parse_args()
+    if arguments.refilm:
+        for folder in arguments.run_dirs:
+            print(f"filmed anew: {refilm(folder, arguments.device)}", flush=True)
+        return
     folder = record(arguments.run_dirs, allow_smoke=arguments.allow_smoke, device=arguments.device)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"recorded {len(arguments.run_dirs)} runs in {folder} ({size / 1e6:.1f} MB); commit that folder to keep it")

@@ -254,6 +254,11 @@ def judge_claim(
     return Judged(name, key, score, tuple(values))
 
 
+def open_claim(name: str, seeds: int) -> Judged:
+    """A claim whose measure could not be taken in one seed or more: open, without a figure."""
+    return Judged(name, "open", Estimate(math.nan, seeds), ())
+
+
 def decide_claims(claims: Sequence[Judged], full: bool) -> Verdict:
     """The verdict on a laptop task. `full`: the runs have the paper's own size.
 
@@ -282,5 +287,7 @@ def decide_claims(claims: Sequence[Judged], full: bool) -> Verdict:
             "not_replicated", f"Not all claims were replicated: {count} hold {over}, {len(by['fails'])} not."
         )
     if by["open"]:
-        return verdict("undecided", f"Undecided: {count} hold {over}; the interval of the others holds a bound.")
+        unmeasured = any(not claim.values for claim in claims)
+        why = "the interval of the others holds a bound" + (", or they could not be measured" if unmeasured else "")
+        return verdict("undecided", f"Undecided: {count} hold {over}; {why}.")
     return verdict("replicated", f"{all_claims[0].upper()}{all_claims[1:]} hold {over}.")

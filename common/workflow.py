@@ -5,13 +5,14 @@ All problems are raised as UserError while the Snakefile is read, before any job
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ INDEX = f"{PAGE}index{SUFFIX}"
 LAPTOP_FILES = ("run.json", "measures.json", "points.csv")
 PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation.json", "episode.mp4")
 SIZES = papers.SIZE.pattern
+THREADS = 4  # of a training that has no workers
 
 
 def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,6 +66,16 @@ def _whole(value: Any) -> Any:
 def bare(target: str) -> str:
     """ "reports/dqn_pong.html" -> "dqn_pong"."""
     return os.path.normpath(target).removeprefix(PAGE).removesuffix(SUFFIX)
+
+
+@lru_cache(maxsize=256)
+def own_device(script: Path) -> str | None:
+    """The constant DEVICE of a script that runs on one device only, read from its source as its Config is; else None."""
+    for node in ast.parse(script.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="DEVICE")], value=ast.Constant(value=str(device))):
+                return device
+    return None
 
 
 @dataclass
@@ -148,21 +160,33 @@ class Flow:
     def device(self) -> str:
         return detect_device() if self.config["device"] == "auto" else self.config["device"]
 
-    @property
-    def gpus(self) -> int:
-        """GPUs that one training or evaluation asks for."""
-        return int(self.device == "cuda")
+    def device_of(self, target: Target) -> str:
+        """What its training runs on: a script with a device of its own on that, a laptop task on the CPU."""
+        task = self._task(target)
+        own = own_device(self.papers[target.paper].folder / f"{task.script}.py")
+        return own or ("cpu" if task.claims else self.device)
+
+    def gpus(self, wildcards: Any) -> int:
+        """GPUs that the training or the evaluation asks for."""
+        return int(self.device_of(self._target_of(wildcards)) == "cuda")
+
+    def threads(self, wildcards: Any) -> int:
+        """Cores that the run asks for: one a worker, where its script has workers."""
+        resolved, _ = self.run(wildcards)
+        workers = resolved.settings.get("workers")
+        if workers is not None:
+            return max(int(number) for number in str(workers).split(","))
+        return 1 if resolved.task.claims else THREADS
 
     def size(self, target: Target) -> str:
         if self.config["frames"]:
             return f"frames-{self.config['frames']}"
         task = papers.find_task(self.papers[target.paper], target.variant, target.task)[1]
-        return papers.resolve_budget(self.config["budget"], task, self.device)
+        return papers.resolve_budget(self.config["budget"], task, self.device_of(target))
 
-    @property
-    def stop_when_reached(self) -> bool:
+    def stop_when_reached(self, target: Target) -> bool:
         """`auto` on a GPU trains at the paper's length, and no longer than the published score takes."""
-        return self.config["budget"] == "auto" and not self.config["frames"] and self.device == "cuda"
+        return self.config["budget"] == "auto" and not self.config["frames"] and self.device_of(target) == "cuda"
 
     def resolved(self, target: Target, size: str) -> Resolved:
         return papers.resolve(self.papers[target.paper], target.variant, target.task, size)
@@ -177,9 +201,11 @@ class Flow:
 
     def run(self, wildcards: Any) -> tuple[Resolved, int]:
         """The run that a train or evaluate job is about."""
+        return self.resolved(self._target_of(wildcards), wildcards.size), int(wildcards.seed)
+
+    def _target_of(self, wildcards: Any) -> Target:
         agent = self.agents[wildcards.agent]
-        target = Target(agent.paper, agent.variant, wildcards.task)
-        return self.resolved(target, wildcards.size), int(wildcards.seed)
+        return Target(agent.paper, agent.variant, wildcards.task)
 
     def settings(self, wildcards: Any) -> str:
         return papers.settings_json(*self.run(wildcards))
@@ -200,8 +226,16 @@ class Flow:
         --fresh at the first attempt only: a retry goes on from what the first one saved.
         """
         fresh = " --fresh" if self.config["fresh"] and attempt == 1 else ""
-        stop = " --stop-when-reached" if self.stop_when_reached else ""
-        return f"--device {self.config['device']}{fresh}{stop}"
+        target = self._target_of(wildcards)
+        stop = " --stop-when-reached" if self.stop_when_reached(target) else ""
+        return f"--device {self._device_flag(target)}{fresh}{stop}"
+
+    def evaluation_flags(self, wildcards: Any) -> str:
+        return f"--device {self._device_flag(self._target_of(wildcards))}"
+
+    def _device_flag(self, target: Target) -> str:
+        """As configured, `auto` included, but never a GPU for what runs on the CPU only."""
+        return self.config["device"] if self.device_of(target) == self.device else self.device_of(target)
 
     def laptop_flags(self, wildcards: Any, attempt: int) -> str:
         """A laptop task needs no GPU, and starts over by itself."""
@@ -332,16 +366,17 @@ class Flow:
         if resolved.paper_fraction is not None:
             facts.append(f"{resolved.paper_fraction:.3g} of the paper's")
         seeds = self.seeds(target, size)
-        facts += [f"{seeds} seed{'s' if seeds > 1 else ''}", f"on {self.device}"]
-        if self.stop_when_reached and resolved.task.published:
+        device = self.device_of(target)
+        facts += [f"{seeds} seed{'s' if seeds > 1 else ''}", f"on {device}"]
+        if self.stop_when_reached(target) and resolved.task.published:
             facts.append("until the published score is reached")
-        expect = papers.expectation(resolved.expect, self.device)
+        expect = papers.expectation(resolved.expect, device)
         if size.startswith("frames-"):
             expect = "a length of your own"
         lines = [f"{target.name}: size {size} ({', '.join(facts)}): {expect}"]
         for other in BUDGETS:
             if other != size:
-                text = papers.expectation(self.resolved(target, other).expect, self.device)
+                text = papers.expectation(self.resolved(target, other).expect, device)
                 lines.append(f"    --config budget={other}: {text}")
         lines.append(
             "    --config frames=N: a length of its own; seeds=N, device=cpu|cuda; source=recorded: our own runs"

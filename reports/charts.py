@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
 from markupsafe import Markup, escape
 
 from common.statistics import DASH, format_number, seed_interval
@@ -363,20 +364,48 @@ def series_of(
     return [*out, mean] if mean else out
 
 
+def _at_shared_places(curves: Sequence[tuple]) -> list[tuple]:
+    """The curves at the places of the one with the fewest points, as far as all of them reach; linear between the points of
+    each. Empty where one has a gap.
+    """
+    if any(y is None for c in curves for y in c[2]) or not all(c[1] for c in curves):
+        return []
+    low, high = max(c[1][0] for c in curves), min(c[1][-1] for c in curves)
+    fewest = min(curves, key=lambda c: len(c[1]))[1]
+    places = sorted({low, high, *(x for x in fewest if low <= x <= high)}) if low < high else []
+
+    def between(xs: Sequence[float], column: Sequence[float]) -> list[float]:
+        return np.interp(places, xs, column).tolist()
+
+    found = []
+    for name, xs, ys, *clock in curves:
+        timed = [between(xs, clock[0])] if clock and clock[0] and None not in clock[0] else []
+        found.append((name, places, between(xs, ys), *timed))
+    return found
+
+
 def _mean_of(curves: Sequence[tuple], limit: int) -> Series | None:
-    grids = [dict(zip(c[1], c[2], strict=True)) for c in curves]
-    if len(grids) < 2:
+    if len(curves) < 2:
         return None
-    shared = sorted(x for x in set(grids[0]).intersection(*grids[1:]) if all(g[x] is not None for g in grids))
-    if len(shared) < 2:
-        return None
+    grids, how = [dict(zip(c[1], c[2], strict=True)) for c in curves], ""
+
+    def common() -> list:
+        return sorted(x for x in set(grids[0]).intersection(*grids[1:]) if all(g[x] is not None for g in grids))
+
+    shared = common()
+    if len(shared) < 2:  # seeds that were measured each at places of their own
+        curves, how = _at_shared_places(curves), ", linear between their points"
+        grids = [dict(zip(c[1], c[2], strict=True)) for c in curves]
+        shared = common() if grids else []
+        if len(shared) < 2:
+            return None
     keep = thin_indices([sum(g[x] for g in grids) / len(grids) for x in shared], limit)
     estimates = {i: seed_interval([g[shared[i]] for g in grids]) for i in keep}
     clocks = [dict(zip(c[1], c[3], strict=True)) for c in curves if len(c) > 3 and c[3]]
     timed = len(clocks) == len(grids) and all(clock.get(x) is not None for clock in clocks for x in shared)
     band = len(grids) > 2
     return Series(
-        f"mean of {len(grids)} seeds",
+        f"mean of {len(grids)} seeds{how}",
         [shared[i] for i in keep],
         [estimates[i].mean for i in keep],
         "mean",

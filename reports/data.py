@@ -76,7 +76,27 @@ EVALUATION_SCHEMA = _object(
         "weights_agent_step": {"type": ["integer", "null"]},
         "seconds": _maybe_number,
         "device": _text,
+        "score_of": _object({"kind": _text, "episodes": {"type": ["integer", "null"], "minimum": 0}}),
     },
+)
+
+VALUES_SCHEMA = _object(
+    {
+        "kind": {"enum": ["values", "probabilities"]},
+        "fps": {"type": "number", "exclusiveMinimum": 0, "maximum": 1000},
+        "actions": {"type": "array", "items": {"type": "string", "maxLength": 40}, "minItems": 1, "maxItems": 64},
+        "weights_sha256": _text,
+        "films": {
+            "type": "object",
+            "additionalProperties": _object(
+                {
+                    "episode": _count,
+                    "played": {"type": "array", "items": _count, "minItems": 1, "maxItems": 10**5},
+                    "values": {"type": "array", "items": {"type": "array", "items": _number}},
+                }
+            ),
+        },
+    }
 )
 
 
@@ -141,7 +161,7 @@ class Run:
 def _bad(path: Path, what: str) -> UserError:
     if "recorded" in path.parts:
         fix = f"restore it: git checkout -- {path.parent}"
-    elif path.name == "evaluation.json":
+    elif path.name in ("evaluation.json", "values.json"):
         fix = f"delete it and evaluate again: python -m common.evaluation {path.parent}"
     else:
         fix = f"delete the folder {path.parent} and run the same command again"
@@ -187,6 +207,22 @@ def read_evaluation(path: Path) -> dict:
             raise _bad(
                 path, f"score {data['score']} is not the mean of its {len(data['episodes'])} episodes, {mean:.6g}"
             )
+    return data
+
+
+def read_values(path: Path) -> dict | None:
+    """What the network said while episodes were filmed; None where that was not kept."""
+    if not path.exists():
+        return None
+    data = read_json(path, VALUES_SCHEMA)
+    actions = len(data["actions"])
+    for name, film in data["films"].items():
+        if len(film["values"]) != len(film["played"]):
+            raise _bad(path, f"at films.{name}: {len(film['values'])} rows of values, {len(film['played'])} actions")
+        if any(len(row) != actions or not all(map(_finite, row)) for row in film["values"]):
+            raise _bad(path, f"at films.{name}.values: a row is not {actions} finite numbers, one for each action")
+        if max(film["played"]) >= actions:
+            raise _bad(path, f"at films.{name}.played: {max(film['played'])} is none of the {actions} actions")
     return data
 
 

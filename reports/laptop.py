@@ -17,11 +17,11 @@ from markupsafe import Markup, escape
 from common import papers
 from common.errors import UserError
 from common.statistics import Estimate, as_printed, decimals_for, format_number
-from common.verdict import Verdict, decide_claims, judge_claim, seeds_in_words, state
+from common.verdict import Verdict, decide_claims, judge_claim, open_claim, seeds_in_words, state
 from reports.charts import PALETTE, Scale, _svg, short_count, tick_labels, ticks
 from reports.data import SEED, SIZE, _bad, _object, differences, read_json
 from reports.section import repeat_command, resolved_for, size_name
-from reports.tables import DASH, deviation_rows, duration, plain_value, provenance_rows, same
+from reports.tables import DASH, deviation_rows, duration, plain_value, provenance_rows, same, shown
 from reports.target import Target, roots
 
 _text = {"type": "string"}
@@ -32,13 +32,15 @@ RUN_SCHEMA = _object(
         "seed": {"type": "integer"},
         "settings": {"type": "object"},
         "provenance": _object(
-            {"code_sha256": {"type": ["string", "null"]}, "lock_sha256": {"type": ["string", "null"]}}
+            {"code_sha256": {"type": ["string", "null"]}, "lock_sha256": {"type": ["string", "null"]}},
+            {"undecided": {"type": "object", "additionalProperties": _text}},
         ),
         "cost": _object({"seconds": {"type": "number"}}),
     }
 )
 MEASURES_SCHEMA = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "number"}}
 WORDS = {"holds": ("holds", "good"), "fails": ("fails", "bad"), "open": ("open", "open")}
+SUPERSCRIPT = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 CHECK_SECONDS = 90  # a recorded seed that took longer is not run again for a page
 
 
@@ -55,6 +57,11 @@ class Run:
     measures: dict[str, float] = field(default_factory=dict)
     points: dict[tuple[str, str], dict[float, float]] = field(default_factory=dict)
     evaluation: dict = field(default_factory=lambda: {"protocol": {}})  # what `differences` asks of a run
+
+    @property
+    def undecided(self) -> dict[str, str]:
+        """Why measures could not be taken (common/laptop.py), by name."""
+        return self.run["provenance"].get("undecided", {})
 
 
 def read_points(path: Path) -> dict[tuple[str, str], dict[float, float]]:
@@ -84,27 +91,62 @@ def read_run(folder: Path, source: str, target: Target) -> Run | None:
         if run.get(key) != value:
             raise _bad(folder / "run.json", f"at {key}: {run.get(key)!r}, but its folder says {value!r}")
     measures = read_json(folder / "measures.json", MEASURES_SCHEMA)
+    undecided = run["provenance"].get("undecided", {})
     for claim in target.task.claims:
+        if claim.measure in undecided and claim.measure not in measures:
+            continue
         if claim.measure not in measures or not math.isfinite(measures[claim.measure]):
             raise _bad(folder / "measures.json", f"the claim {claim.name!r} needs the number {claim.measure!r}")
     return Run(folder, source, size, seed, "finished", run, measures, read_points(folder / "points.csv"))
 
 
-def find_runs(target: Target, results: Path) -> list[tuple[str, str, list[Run]]]:
-    """(source, size, runs by seed) for each size there is something of, the paper's size first, one's own before recorded."""
-    found = []
+def find_runs(target: Target, results: Path) -> tuple[list[tuple[str, str, list[Run]]], list[str]]:
+    """(source, size, runs by seed) for each size there is something of, the paper's size first, one's own before recorded;
+    and what was left out.
+
+    One's own results that cannot be used (damaged, or of an older form of the task) are left out where there is a finished
+    recorded run to show instead, and a UserError where there is none.
+    """
+    found, problems = [], []
     for source, root in roots(target, results).items():
         for size in sorted(p for p in root.glob("*") if p.is_dir() and SIZE.fullmatch(p.name)):
             seeds = sorted((p for p in size.glob("seed*") if SEED.fullmatch(p.name)), key=lambda p: int(p.name[4:]))
-            runs = [run for p in seeds if (run := read_run(p, source, target)) is not None]
+            try:
+                runs = [run for p in seeds if (run := read_run(p, source, target)) is not None]
+                judge_claims(target, _finished(runs))
+            except UserError as problem:
+                if source == "recorded":
+                    raise
+                problems.append((size, problem))
+                continue
             if runs:
                 found.append((source, size.name, runs))
+    if problems and not any(source == "recorded" and _finished(runs) for source, _, runs in found):
+        raise problems[0][1]
     order = {"paper": 0, "hour": 1, "smoke": 3}
-    return sorted(found, key=lambda f: (not _finished(f[2]), order.get(f[1], 2), f[0] != "own"))
+    found.sort(key=lambda f: (not _finished(f[2]), order.get(f[1], 2), f[0] != "own"))
+    return found, [f"Your own results in {shown(size)} are left out: {problem}." for size, problem in problems]
 
 
 def _finished(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.state == "finished"]
+
+
+def judge_claims(target: Target, finished: Sequence[Run]) -> list:
+    """Each claim's verdict; empty without a finished run. UserError for a measure that its claim cannot be judged by."""
+    if not finished:
+        return []
+    judged = []
+    for claim in target.task.claims:
+        if any(claim.measure not in run.measures for run in finished):
+            judged.append(open_claim(claim.name, len(finished)))
+            continue
+        values = [run.measures[claim.measure] for run in finished]
+        try:
+            judged.append(judge_claim(claim.name, values, claim.at_least, claim.at_most, claim.factor))
+        except ValueError as error:
+            raise _bad(finished[0].folder / "measures.json", str(error)) from None
+    return judged
 
 
 def judge(target: Target, runs: Sequence[Run]) -> tuple[Verdict, list]:
@@ -118,20 +160,14 @@ def judge(target: Target, runs: Sequence[Run]) -> tuple[Verdict, list]:
             "These seeds come from different code, dependencies or settings, so they are not put together. What differs "
             "stands below.",
         ), []
-    judged = []
-    for claim in target.task.claims:
-        values = [run.measures[claim.measure] for run in finished]
-        try:
-            judged.append(judge_claim(claim.name, values, claim.at_least, claim.at_most, claim.factor))
-        except ValueError as error:
-            raise _bad(finished[0].folder / "measures.json", str(error)) from None
+    judged = judge_claims(target, finished)
     paper_size = papers.resolve(target.paper, target.variant_name, target.task.name, "paper").settings
     return decide_claims(judged, full=all(run.run["settings"] == paper_size for run in finished)), judged
 
 
 def overview(target: Target, results: Path) -> tuple[Verdict, str | None, str | None]:
     """(verdict, source, size) of what the page opens on, for the index."""
-    found = find_runs(target, results)
+    found, _ = find_runs(target, results)
     if not found:
         return state("nothing_yet", "Nothing has been run yet."), None, None
     source, size, runs = found[0]
@@ -145,7 +181,7 @@ def number(value: float, uncertainty: float | None = None) -> str:
     """Rounded to what the uncertainty allows, else to four digits; very small ones as a power of ten."""
     if value and abs(value) < 1e-4:
         power = math.floor(math.log10(abs(value)))
-        return f"{format_number(value / 10**power, 1)} \u00d7 10^{format_number(power, 0)}"
+        return f"{format_number(value / 10**power, 1)} \u00d7 10{str(power).translate(SUPERSCRIPT)}"
     if uncertainty and uncertainty > 1e-6:
         return format_number(value, max(0, decimals_for(uncertainty)))
     digits = 0 if not value else max(0, 3 - math.floor(math.log10(abs(value))))
@@ -172,11 +208,15 @@ def measured(score: Estimate) -> tuple[str, str]:
     return number(score.mean, half), f"{number(score.low, half)} to {number(score.high, half)}"
 
 
-def claim_rows(target: Target, judged: Sequence) -> list[dict]:
+def claim_rows(target: Target, judged: Sequence, finished: Sequence[Run]) -> list[dict]:
     rows = []
     for claim, found in zip(target.task.claims, judged, strict=True):
         word, colour = WORDS[found.key]
-        mean, interval = measured(found.score)
+        if found.values:
+            mean, interval = measured(found.score)
+        else:
+            reasons = dict.fromkeys(run.undecided[claim.measure] for run in finished if claim.measure in run.undecided)
+            mean, interval = DASH, "not measured: " + "; ".join(reasons)
         rows.append(
             {
                 "statement": claim.statement, "source": claim.source, "bound": bound(claim), "mean": mean,
@@ -321,7 +361,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
         "verdict": verdict, "notes": [*verdict.notes, *([more] if waiting and finished else [])],
         "finished": finished, "seeds": seeds_in_words(len(finished or runs)),
         "expect": papers.expectation(resolved.expect, "cpu") if resolved else None,
-        "claims": claim_rows(target, judged) if judged else [],
+        "claims": claim_rows(target, judged, finished) if judged else [],
         "differences": differences(finished) if verdict.key == "not_averaged" else [],
         "figures": figures_of(target, finished) if judged else [],
         "deviations": deviation_rows(target, resolved, notes),
@@ -376,7 +416,7 @@ def section_data(section: dict) -> dict:
 
 def build(target: Target, source: str, results: Path, env: jinja2.Environment, budgets: list) -> tuple[str, dict]:
     """The page's text and its opening section, as `reports.render.build`."""
-    found = find_runs(target, results)
+    found, left_out = find_runs(target, results)
     if source == "recorded":
         found.sort(key=lambda f: f[0] != "recorded" or not _finished(f[2]))
         if not found or found[0][0] != "recorded" or not _finished(found[0][2]):
@@ -384,6 +424,8 @@ def build(target: Target, source: str, results: Path, env: jinja2.Environment, b
                 f"no recorded run of {target.name}; leave out source=recorded to run it (snakemake reports/{target.name}.html)"
             )
     sections = [section_of(target, *item) for item in found]
+    if sections:
+        sections[0]["notes"] += left_out
     if source == "recorded" and not sections[0]["differences"]:
         sections[0]["check"] = check_again(target, found[0][2])
     head = (

@@ -86,7 +86,10 @@
       {
         width: plot.clientWidth,
         height: chart.small ? 150 : 300,
-        scales: { x: { time: false, range: (u, a, b) => [Math.min(0, a), b === a ? a + 1 : b] } },
+        scales: {
+          x: { time: false, range: (u, a, b) => [Math.min(0, a), b === a ? a + 1 : b] },
+          y: { range: (u, a, b) => (a == null ? [0, 1] : a === b ? [a - (Math.abs(a) || 1) / 10, b + (Math.abs(b) || 1) / 10] : uPlot.rangeNum(a, b, 0.1, true)) },
+        },
         series: [{ label: words[axis], value: (u, v) => along(v) }, ...series],
         bands,
         axes: [
@@ -113,16 +116,47 @@
   }
   for (const button of document.querySelectorAll("button[data-x]")) button.addEventListener("click", () => setAxis(button.dataset.x));
   for (const button of document.querySelectorAll("button[data-reset]")) button.addEventListener("click", () => drawAll());
-  // What scrolls sideways must be reachable by keyboard.
-  function reachable() {
-    for (const box of document.querySelectorAll(".scroll, pre")) {
-      if (box.scrollWidth <= box.clientWidth) continue;
-      box.tabIndex = 0;
-      box.setAttribute("role", "region");
-      box.setAttribute("aria-label", (box.querySelector("caption") ?? box).textContent.trim().slice(0, 60));
-    }
-  }
   const drawAll = () => document.querySelectorAll("figure[data-chart]").forEach((f) => f.offsetParent && draw(f));
+
+  // What the network said of the picture that is shown: bars that follow the video.
+  const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const films = new Map(data.sections.flatMap((s) => Object.entries(s.films).map(([kind, film]) => [s.id + "/" + kind, film])));
+  function follow(figure) {
+    const film = films.get(figure.closest("section").id + "/" + figure.dataset.film);
+    const video = figure.querySelector("video");
+    const rows = [...figure.querySelectorAll("table.bars tbody tr")].map((tr) => ({ tr, said: tr.querySelector(".sr"), fill: tr.querySelector(".fill"), text: tr.querySelector(".n") }));
+    const now = figure.querySelector(".now"), cursor = figure.querySelector(".cursor");
+    const played = bytes(film.played), levels = new DataView(bytes(film.levels).buffer), n = film.actions.length;
+    const percent = (v) => (100 * (v - film.from)) / (film.to - film.from);
+    const zero = percent(Math.min(Math.max(0, film.from), film.to));
+    const words = (v) => (film.kind === "probabilities" ? Math.round(100 * v) + " %" : v.toFixed(film.decimals)).replace("-", "−");
+    let at = -1;
+    function show(seconds) {
+      const i = Math.min(Math.max(Math.floor(seconds * film.fps + 0.01), 0), played.length - 1);
+      if (i === at) return;
+      at = i;
+      figure.dataset.picture = i;
+      const values = rows.map((_, a) => film.low + ((film.high - film.low) * levels.getUint16(2 * (i * n + a), true)) / 65535);
+      const best = Math.max(...values);
+      rows.forEach(({ tr, said, fill, text }, a) => {
+        const to = percent(values[a]);
+        fill.style.left = Math.min(to, zero) + "%";
+        fill.style.width = Math.abs(to - zero) + "%";
+        text.textContent = words(values[a]);
+        tr.className = (a === played[i] ? "played" : "") + (values[a] === best ? " best" : "");
+        said.textContent = a === played[i] ? ", played" : "";
+      });
+      now.textContent = "at " + (i / film.fps).toFixed(1) + " s";
+      if (cursor) for (const end of ["x1", "x2"]) cursor.setAttribute(end, (100 * i) / Math.max(played.length - 1, 1) + "%");
+    }
+    for (const event of ["loadeddata", "seeked", "timeupdate", "pause"]) video.addEventListener(event, () => video.paused && show(video.currentTime));
+    if (video.requestVideoFrameCallback) {
+      const next = (_, frame) => (show(frame.mediaTime), video.requestVideoFrameCallback(next));
+      video.requestVideoFrameCallback(next);
+    } else video.addEventListener("timeupdate", () => show(video.currentTime));
+    show(0);
+  }
+  document.querySelectorAll("figure[data-film]").forEach(follow);
 
   const sections = [...document.querySelectorAll("section.size")];
   const links = [...document.querySelectorAll("nav.sizes a")];
@@ -151,6 +185,5 @@
     if (innerWidth === width) return;
     width = innerWidth;
     drawAll();
-    reachable();
   });
 })();

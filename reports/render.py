@@ -24,6 +24,7 @@ from common.errors import UserError, run_main
 from common.verdict import WORDS, state
 from reports import laptop
 from reports.data import find_runs, rank
+from reports.outlook import excerpt_of, shown_outlook, size
 from reports.section import replay_check, section_data, section_of
 from reports.tables import duration, shown
 from reports.target import Target, load_target, roots
@@ -118,7 +119,9 @@ def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
     text = html()
     room, changed = MAX_PAGE - len(text.encode()), False
     for video in sorted(videos, key=lambda video: video["kind"] != "median"):
-        found = excerpt(video["path"], min(room, MAX_VIDEO))
+        said = excerpt_of(video["said"], EXCERPTS[0])
+        beside = size(said) if said else 0
+        found = excerpt(video["path"], min(room - beside, MAX_VIDEO))
         if found is None:
             continue
         content, seconds, total = found
@@ -128,6 +131,9 @@ def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
         video["cut"] = f"its first {duration(seconds)} of {duration(total)}" if seconds < total else None
         video["note"], changed = None, True
         room -= len(video["src"]) + 400
+        if said:
+            video["outlook"] = shown_outlook(excerpt_of(video["said"], seconds))
+            room -= beside
     return html() if changed else text
 
 
@@ -142,9 +148,14 @@ def build(
         return laptop.build(target, source, results, environment(), expectations(target))
     places = roots(target, results)
     names = (target.paper.name, target.variant_name, target.task.name)
-    found = [
-        (kind, size, runs) for kind, root in places.items() for size, runs in find_runs(root, kind, *names).items()
-    ]
+    found, left_out = [], []
+    for kind, root in places.items():
+        try:
+            found += [(kind, size, runs) for size, runs in find_runs(root, kind, *names).items()]
+        except UserError as problem:
+            if kind == source or kind == "recorded":
+                raise
+            left_out.append(f"Your own results in {shown(root)} are left out: {problem}.")
     crowd = 1  # the more curves, the fewer points of each
     while True:
         sections = [section_of(target, *item, crowd) for item in found]
@@ -164,6 +175,7 @@ def build(
                 f"(snakemake reports/{target.name}.html), or record a finished run with python -m common.record RUN_DIR"
             )
         candidates[0]["replay"] = replay_check(candidates[0])
+        candidates[0]["notes"] += left_out
     opening = candidates[0] if candidates else None
     if opening:
         sections.remove(opening)

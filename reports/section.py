@@ -14,6 +14,7 @@ from common.statistics import as_printed, decimals_for, format_number, format_pe
 from common.verdict import THRESHOLD, Published, Verdict, decide, score_in_words, seeds_in_words, state
 from reports.charts import Chart, Line, PictureRow, picture, series_of, short_count, strips
 from reports.data import Run, differences
+from reports.outlook import outlook_of
 from reports.reference import Reference, reference_of
 from reports.tables import (
     constant_rows,
@@ -22,7 +23,6 @@ from reports.tables import (
     deviation_rows,
     duration,
     episode_rows,
-    episode_scores,
     noise_sentence,
     other_rows,
     progress_rows,
@@ -30,6 +30,8 @@ from reports.tables import (
     provenance_rows,
     same,
     score_rows,
+    scored_episodes,
+    shortfall_notes,
     shown,
     spread,
     uncertainty,
@@ -89,7 +91,7 @@ def verdict_picture(task, verdict: Verdict, finished: Sequence[Run]) -> Markup:
         value = ", ".join(format_number(s, decimals) for s in scores[:5]) + (" …" if len(scores) > 5 else "")
         rows.append(PictureRow("Ours, not averaged", value, None, "ours", points=tuple(scores)))
     elif len(scores) == 1:
-        sd, mean = spread(episode_scores(finished[0])), scores[0]
+        sd, mean = spread(scored_episodes(finished[0])), scores[0]
         band = (mean - sd, mean + sd) if sd is not None else None
         label = "Ours: mean ± sd" if band else "Ours"
         value = format_number(mean, decimals) + (f" ± {format_number(sd, max(0, decimals))}" if band else "")
@@ -251,13 +253,32 @@ def size_name(size: str) -> str:
     return f"{short_count(int(size[7:]))} frames" if size.startswith("frames-") else size
 
 
-def repeat_command(target: Target, source: str, size: str, runs: Sequence[Run]) -> list[str]:
-    """The commands that repeat this section from nothing."""
+def _one_word(text: object, most: int = 40) -> str:
+    """Of a file that may come from anywhere, for a line of a comment that is to stay one."""
+    return "".join(str(text).split())[:most]
+
+
+def repeat_command(
+    target: Target, source: str, size: str, runs: Sequence[Run], own_settings: bool = False
+) -> list[str]:
+    """The commands that repeat this section from nothing, and what they leave out. `own_settings`: some were given on the
+    command line.
+    """
     page = f"reports/{target.name}.html"
     how = f"frames={size[7:]}" if size.startswith("frames-") else f"budget={size}"
     seeds = max((run.seed for run in runs), default=1)
     commits = {run.run["provenance"].get("commit") for run in runs if run.run} - {None, ""}
+    changes = {run.run["provenance"].get("diff_sha256") for run in runs if run.run} - {None, ""}
+    changed = sorted(_one_word(digest, 16) for digest in changes)
     lines = [f"git checkout {shlex.quote(commits.pop())}"] if len(commits) == 1 else []
+    if commits:
+        lines.append(f"# The seeds were trained at different commits: {', '.join(sorted(map(_one_word, commits)))}")
+    if changed:
+        lines.append(
+            f"# It was changed and not committed (SHA-256 of the changes: {', '.join(changed)}), so this is near, not exact."
+        )
+    if own_settings:
+        lines.append("# Settings were given on the command line: use the command of each run, below, instead.")
     if source == "recorded":
         lines = [f"./run snakemake {page} --config source=recorded", "", "# and to train it again:", *lines]
     return [*lines, f"./run snakemake {page} --config {how} seeds={seeds}"]
@@ -279,7 +300,7 @@ def videos_of(finished: Sequence[Run]) -> list[dict]:
             number = format_number(score, 1) if isinstance(score, (int, float)) else None
             which = "nearest" if run is not median else "median" if len(finished) > 1 else "only"
             found.append({"kind": kind, "path": path, "score": number, "seed": run.seed, "which": which, "src": None})
-            found[-1]["whole"] = _seconds(run, filmed.get("episode"))
+            found[-1] |= {"whole": _seconds(run, filmed.get("episode")), "said": outlook_of(run, kind), "outlook": None}
     return found
 
 
@@ -311,6 +332,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
     reference = reference_of(target.paper.folder, task.game if task.kind == "atari" else None)
     charts = charts_of(task, runs, ident, average=verdict.score is not None, reference=reference, crowd=crowd)
     rows = episode_rows(finished)
+    notes += shortfall_notes(finished)
     lost = sum(run.curve.not_finite for run in runs)
     if lost:
         notes.append(f"{lost} {'values' if lost > 1 else 'value'} in the curves: not a finite number, drawn as a gap.")
@@ -366,7 +388,9 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
         "provenance": provenance_rows(trained) if trained else [],
         "cost": cost_rows(trained),
         "commands": [run.run["provenance"].get("command") for run in trained if run.run["provenance"].get("command")],
-        "repeat": repeat_command(target, source, size, runs),
+        "repeat": repeat_command(
+            target, source, size, runs, resolved is not None and "command line" in resolved.sources.values()
+        ),
         "replay": None,
     }
 
@@ -422,4 +446,5 @@ def section_data(section: dict) -> dict:
         "seed_scores": {str(run.seed): run.evaluation["score"] for run in section["finished"]},
         "replay": section["replay"] and {k: x for k, x in section["replay"].items() if k != "sentence"},
         "charts": [chart.data() for chart in section["charts"]],
+        "films": {video["kind"]: video["outlook"]["data"] for video in section["videos"] if video["outlook"]},
     }

@@ -10,10 +10,11 @@ import statistics as st
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from common.errors import UserError
 from common.statistics import DASH, as_printed, decimals_for, format_number, format_percent, standard_error
 from common.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
 from reports.charts import short_count
-from reports.data import Run
+from reports.data import Run, read_curve
 from reports.reference import Reference
 from reports.target import Target, value_of
 
@@ -67,14 +68,72 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
+WINDOW = 100  # training episodes that a score of the training asks for
+
+
+def score_of(run: Run) -> tuple[str, int | None]:
+    """(kind, number of episodes) of a seed's score, as it was made: fewer than WINDOW training episodes may have ended.
+
+    An evaluation of before it said so tells the kind of the protocol; the count is then that of the run.
+    """
+    played = len(run.evaluation["episodes"])
+    stated = run.evaluation.get("score_of")
+    if stated:
+        return stated["kind"], stated["episodes"]
+    kind = run.evaluation["protocol"].get("score", "evaluation_mean")
+    if kind == "last_100_episodes":
+        ended = run.run["progress"].get("episodes", WINDOW)
+        return (kind, min(WINDOW, ended)) if ended else ("evaluation_mean", played)
+    if kind == "best_phase" and run.run.get("result", {}).get("best_score", 0) is None:
+        return "evaluation_mean", played
+    return kind, None if kind == "best_phase" else played
+
+
 def score_is(run: Run) -> str:
     """What a seed's score is, in words."""
-    kind = run.evaluation["protocol"].get("score")
+    kind, count = score_of(run)
     if kind == "best_phase":
         return "best evaluation phase"
     if kind == "last_100_episodes":
-        return "mean of the last 100 training episodes"
-    return f"mean of {len(run.evaluation['episodes'])} episodes"
+        return f"mean of the last {count} training episodes"
+    return f"mean of {count} episodes"
+
+
+def scores_are(runs: Sequence[Run]) -> str:
+    """`score_is` of several seeds; where they differ, of each."""
+    words = {run.seed: score_is(run) for run in runs}
+    if len(set(words.values())) == 1:
+        return words[runs[0].seed]
+    return "; ".join(f"of seed {seed} the {text}" for seed, text in words.items())
+
+
+def shortfall(run: Run) -> str | None:
+    """Why a score is not what the protocol says it is, where it is not."""
+    asked = run.evaluation["protocol"].get("score", "evaluation_mean")
+    kind, count = score_of(run)
+    if asked == "last_100_episodes" and kind == asked and count < WINDOW:
+        return f"the mean of the last {count} training episodes: fewer than the protocol's {WINDOW} had ended"
+    if asked == "last_100_episodes" and kind != asked:
+        return (
+            f"the mean of {count} evaluation games: no training episode had ended, and the protocol asks for {WINDOW}"
+        )
+    if asked == "best_phase" and kind != asked:
+        return f"the mean of {count} evaluation games: no evaluation phase saw a game end"
+    return None
+
+
+def shortfall_notes(runs: Sequence[Run]) -> list[str]:
+    """One sentence for all seeds whose score falls short in the same way."""
+    seeds: dict[str, list[int]] = {}
+    for run in runs:
+        why = shortfall(run)
+        if why:
+            seeds.setdefault(why, []).append(run.seed)
+    notes = []
+    for why, who in seeds.items():
+        of = "" if len(runs) == 1 else f" of seed{'s' if len(who) > 1 else ''} {', '.join(map(str, who))}"
+        notes.append(f"The score{of} is {why}.")
+    return notes
 
 
 def episode_scores(run: Run, key: str = "episodes") -> list[float]:
@@ -85,11 +144,28 @@ def spread(scores: Sequence[float]) -> float | None:
     return st.stdev(scores) if len(scores) > 1 else None
 
 
+def scored_episodes(run: Run) -> list[float]:
+    """The episodes whose mean is the score: of the evaluation, or the last ones of the training; empty where they are not
+    kept.
+    """
+    kind, count = score_of(run)
+    if kind == "evaluation_mean":
+        return episode_scores(run)
+    if kind != "last_100_episodes" or not count:
+        return []
+    try:
+        rows = read_curve(run.folder / "episodes.csv", live=True).columns.get("score", [])[-count:]
+    except UserError:  # it informs, no more
+        return []
+    whole = len(rows) == count and None not in rows
+    return rows if whole and math.isclose(st.fmean(rows), run.evaluation["score"], rel_tol=1e-6, abs_tol=1e-6) else []
+
+
 def uncertainty(verdict: Verdict, finished: Sequence[Run]) -> float | None:
     """What our score is rounded to: half the interval over seeds; for one seed, its episodes' standard error."""
     if verdict.score and verdict.score.high is not None:
         return verdict.score.high - verdict.score.mean
-    scores = episode_scores(finished[0])
+    scores = scored_episodes(finished[0])
     return standard_error(spread(scores), len(scores))
 
 
@@ -108,13 +184,11 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
 
     if verdict.score is not None and len(finished) > 1:
         share = ratio_in_words(verdict.normalised) if verdict.normalised else ()
-        what = (
-            f"mean over {seeds_in_words(len(finished))}, 95 % interval; a seed's score is the {score_is(finished[0])}"
-        )
+        what = f"mean over {seeds_in_words(len(finished))}, 95 % interval; a seed's score is the {scores_are(finished)}"
         add("Ours", verdict.score.mean, score_in_words(verdict.score), what, "ours", *share)
     else:
         for run in finished:
-            scores, score = episode_scores(run), run.evaluation["score"]
+            scores, score = scored_episodes(run), run.evaluation["score"]
             value = format_number(score, decimals_for(standard_error(spread(scores), len(scores))))
             add("Ours" if len(finished) == 1 else f"Ours, seed {run.seed}", score, value, score_is(run), "ours")
     for who, row in (("The paper", task.published), ("Human", task.human), ("Random play", task.random)):
@@ -163,6 +237,7 @@ def other_rows(target: Target) -> list[dict]:
 def episode_rows(finished: Sequence[Run]) -> list[dict]:
     rows = []
     for run in finished:
+        in_score = score_of(run)[0] == "evaluation_mean"
         for kind, key in (("protocol", "episodes"), ("extra", "extra_episodes")):
             scores = episode_scores(run, key)
             if not scores:
@@ -172,7 +247,12 @@ def episode_rows(finished: Sequence[Run]) -> list[dict]:
             rows.append(
                 {
                     "seed": run.seed,
-                    "kind": "the protocol's" if kind == "protocol" else "further, not in the score",
+                    "kind": "further, not in the score"
+                    if kind == "extra"
+                    else "the protocol's"
+                    if in_score
+                    else "after training, not in the score",
+                    "in_score": in_score,
                     "n": len(scores),
                     "mean": format_number(st.fmean(scores), decimals_for(se)),
                     "raw_mean": st.fmean(scores),
@@ -195,6 +275,8 @@ def noise_sentence(rows: Sequence[dict]) -> str | None:
     pairs = [(by[s, "protocol"], by[s, "extra"]) for s, kind in by if kind == "protocol" and (s, "extra") in by]
     if not pairs:
         return None
+    if not all(a["in_score"] for a, _ in pairs):
+        return None  # the score is of the training
     if len(pairs) == 1:
         a, b = pairs[0]
         return (
@@ -244,8 +326,9 @@ def deviation_rows(target: Target, resolved, notes: Sequence[str]) -> list[dict]
         change = None
         if d.origin != "listed":
             unit = f" {d.unit}" if d.unit else ""
-            paper = plain_value(d.paper) if d.paper is not None else "what the paper does not say"
-            change = f"{plain_value(d.ours)} instead of {paper}{unit}"
+            change = f"{plain_value(d.ours)} instead of {plain_value(d.paper)}{unit}"
+            if d.paper is None:
+                change = f"{plain_value(d.ours)}{unit}, which the paper does not say"
         rows.append({"what": d.what, "change": change, "reason": d.reason, "source": d.source, "origin": d.origin})
     if not resolved:
         rows += [{**d, "change": None, "origin": None, "source": d.get("source")} for d in target.paper.deviations]

@@ -509,6 +509,9 @@ def test_every_target_and_run_parses_in_exactly_one_way():
         assert flow.run(wildcards)[0].variant.name == (target.variant or "")
 
 
+PONG = SimpleNamespace(agent="toy", task="pong", size="smoke", seed="1")
+
+
 def test_sizes_and_seeds_by_device(toy, monkeypatch):
     def sizes(**config):
         flow = Flow({"targets": ["toy_pong"], **config}, toy)
@@ -519,10 +522,10 @@ def test_sizes_and_seeds_by_device(toy, monkeypatch):
     assert found["toy_pong"] == ("hour", 1)
     assert found["toy_cartpole"] == ("hour", 5)
     assert found["toy_ring"] == ("paper", 10)
-    assert (flow.gpus, flow.train_flags(None, 1)) == (0, "--device auto")
+    assert (flow.gpus(PONG), flow.train_flags(PONG, 1)) == (0, "--device auto")
     found, flow = sizes(device="cuda")
     assert found["toy_pong"] == ("paper", 1)
-    assert (flow.gpus, flow.train_flags(None, 1)) == (1, "--device cuda --stop-when-reached")
+    assert (flow.gpus(PONG), flow.train_flags(PONG, 1)) == (1, "--device cuda --stop-when-reached")
     assert "until the published score is reached" in flow.announce([flow.target("toy_pong")])
     assert "until" not in flow.announce([flow.target("toy_cartpole")])
     with pytest.raises(UserError, match="device: cuda: no NVIDIA GPU"):
@@ -531,7 +534,7 @@ def test_sizes_and_seeds_by_device(toy, monkeypatch):
     found, flow = sizes(budget="smoke", device="cuda", fresh=True)
     assert {size for size, _ in found.values()} == {"smoke"}
     assert {seeds for _, seeds in found.values()} == {1}
-    assert [flow.train_flags(None, attempt) for attempt in (1, 2)] == ["--device cuda --fresh", "--device cuda"]
+    assert [flow.train_flags(PONG, attempt) for attempt in (1, 2)] == ["--device cuda --fresh", "--device cuda"]
     assert sizes(budget="paper", frames=400, seeds=3)[0]["toy_pong"] == ("frames-400", 3)  # frames win over a budget
 
 
@@ -541,6 +544,30 @@ def test_the_gpu_is_asked_for_only_on_cuda(repo, snakemake):
     assert output.count("gpu=1") == 2
     assert "--budget paper --device cuda --stop-when-reached" in output
     assert lines(repo, "trained") == []
+
+
+def test_a_script_with_a_device_of_its_own_takes_no_gpu_and_a_core_a_worker(toy, repo, snakemake):
+    script = repo / "replications" / "toy" / "train.py"
+    text = script.read_text().replace(
+        "CAPACITY = 1_000", 'CAPACITY = 1_000\nDEVICE = "cpu"  # its workers are processes'
+    )
+    script.write_text(text.replace("    log_every: int = 10", "    log_every: int = 10\n    workers: int = 3"))
+    ring = script.with_name("ring.py")
+    ring.write_text(ring.read_text().replace("    states: int = 8", '    states: int = 8\n    workers: str = "1,6,2"'))
+    flow = Flow({"targets": ["toy_pong"], "device": "cuda"}, script.parent.parent)
+    assert (flow.gpus(PONG), flow.threads(PONG)) == (0, 3)
+    assert (flow.train_flags(PONG, 1), flow.evaluation_flags(PONG)) == ("--device cpu", "--device cpu")
+    assert flow.size(flow.target("toy_pong")) == "hour"  # as without a GPU
+    assert "on cpu" in flow.announce([flow.target("toy_pong")])
+    assert flow.threads(SimpleNamespace(agent="toy", task="ring", size="smoke", seed="1")) == 6
+    output = snakemake(repo, "-n", "--cores", "8", "reports/toy_pong.html", "--config", "device=cuda")
+    assert "gpu=1" not in output
+    assert output.count("threads: 3") == 1
+    assert "--seed 1 --budget smoke --device cpu --threads 3" in output
+    for name, gpus, threads in (("a3c", 0, 16), ("dqn", 1, 4)):  # and the real ones
+        flow = Flow({"targets": [f"{name}_pong"], "device": "cuda"})
+        wildcards = SimpleNamespace(agent=name, task="pong", size="paper", seed="1")
+        assert (flow.gpus(wildcards), flow.threads(wildcards)) == (gpus, threads)
 
 
 def test_torch_for_cuda_is_told_by_its_version_file(monkeypatch, tmp_path):

@@ -266,7 +266,7 @@ def ppo_loss(
 
 
 def standardised(advantages: torch.Tensor) -> torch.Tensor:
-    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
 
 
 class Adam:

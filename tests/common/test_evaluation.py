@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from common import evaluation
@@ -131,6 +132,30 @@ def test_median_and_best_episode_are_filmed_whole(finished):
     for key, name in (("video", "episode.mp4"), ("best_video", "best.mp4")):
         length = result["episodes"][result[key]["episode"]]["length"]
         assert sum(1 for _ in read_mp4(finished / name)) == length
+
+
+def test_action_values_of_the_filmed_episodes_are_kept(finished):
+    """The trained network asked again about the first state of both films; from there on, one row and action a picture."""
+    result = json.loads((finished / "evaluation.json").read_text())
+    kept = json.loads((finished / "values.json").read_text())
+    assert (kept["kind"], kept["actions"]) == ("values", ["push left", "push right"])
+    assert kept["weights_sha256"] == result["weights_sha256"]
+    assert result["score_of"] == {"kind": "evaluation_mean", "episodes": 30}
+    agent = Agent(finished, "cpu")
+    q = agent.script.make_network(agent.config, 2, (4,))
+    load_weights(q, safetensors.torch.load_file(finished / "model.safetensors"))
+    for key, name in (("video", "median"), ("best_video", "best")):
+        film, number = kept["films"][name], result[key]["episode"]
+        assert film["episode"] == number
+        episode = result["episodes"][number]
+        count = min(episode["length"], 675)
+        assert (len(film["values"]), len(film["played"])) == (count, count)
+        first = agent._envs(1).reset(np.array([episode["seed"]]))
+        states = torch.zeros(1, agent.config.stack, 4)
+        states[0, -1] = torch.from_numpy(first[0])
+        assert film["values"][0] == pytest.approx(q(states)[0].tolist(), rel=1e-3)
+        for row, played in zip(film["values"], film["played"], strict=True):  # epsilon is 0: the best, up to rounding
+            assert row[played] == pytest.approx(max(row), rel=1e-3)
 
 
 def test_which_episodes_are_filmed():

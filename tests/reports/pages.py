@@ -319,3 +319,15 @@ def film(frames: int, sides: tuple[int, int] = (16, 16), noise: int = 1) -> byte
         path = Path(folder) / "film.mp4"
         write_mp4(path, (rng.integers(0, noise, (*sides, 3), dtype=np.uint8) for _ in range(frames)))
         return path.read_bytes()
+
+
+def write_values(folder: Path, films: dict[str, tuple[int, list, list]], actions=("NOOP", "UP"), **changes) -> None:
+    """`values.json` beside a run's evaluation: by film (episode, values, played)."""
+    content = {
+        "kind": "values",
+        "fps": 15,
+        "actions": list(actions),
+        "weights_sha256": "feed" * 16,
+        "films": {name: {"episode": e, "values": v, "played": p} for name, (e, v, p) in films.items()},
+    }
+    (folder / "values.json").write_text(json.dumps(content | changes))

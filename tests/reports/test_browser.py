@@ -8,14 +8,31 @@ import importlib.util
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common import papers
+from common.verdict import WORDS
+from common.video import write_mp4
 from reports import index
 from reports.render import build, write
-from tests.reports.pages import PAPER_FRAMES, PAPER_YAML, PUBLISHED_CSV, TRAIN_PY, edit, film, target_of, write_run
+from reports.target import load_target
+from tests.reports.pages import (
+    PAPER_FRAMES,
+    PAPER_YAML,
+    PUBLISHED_CSV,
+    TRAIN_PY,
+    curve_rows,
+    edit,
+    film,
+    target_of,
+    write_progress,
+    write_run,
+    write_values,
+)
 from tests.reports.test_page import REFERENCE
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
@@ -56,6 +73,10 @@ def site(tmp_path_factory) -> Path:
         (run / "timing.csv").write_text("\n".join(["agent_steps,seconds,steps_per_second", *clock]) + "\n")
         (run / "best.mp4").write_bytes(film(30, (42, 32)))
         edit(run / "evaluation.json", best_video={"episode": 1, "score": 20.0})
+        if seed == 2:  # the median one
+            (run / "episode.mp4").write_bytes(numbered(60))
+            values = [[(i - 30) / 10, (30 - i) / 20, 0.25] for i in range(61)]
+            write_values(run, {"median": (3, values, [i % 3 for i in range(61)])}, ("NOOP", "RIGHT", "LEFT"))
     write_run(root, size="hour", mean=-3.0)
     for seed in range(1, 31):
         write_run(root, task="montezuma", seed=seed, mean=float(seed), spread=3.0)
@@ -131,6 +152,64 @@ def frames(text: str) -> float:
     return float(number) * {"k": 1e3, "M": 1e6, "": 1}[unit]
 
 
+def numbered(frames: int) -> bytes:
+    """A video whose pictures tell their numbers: six bits as white or black blocks, two rows of three."""
+    pictures = np.zeros((frames, 32, 48, 3), np.uint8)
+    for i in range(frames):
+        for bit in range(6):
+            if i >> bit & 1:
+                row, column = divmod(bit, 3)
+                pictures[i, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] = 255
+    with tempfile.TemporaryDirectory() as folder:
+        write_mp4(Path(folder) / "film.mp4", iter(pictures))
+        return (Path(folder) / "film.mp4").read_bytes()
+
+
+NUMBER = """video => { const canvas = document.createElement("canvas"); [canvas.width, canvas.height] = [48, 32];
+    const pen = canvas.getContext("2d", { willReadFrequently: true }); pen.drawImage(video, 0, 0, 48, 32);
+    return [0, 1, 2, 3, 4, 5].reduce((n, bit) => n + (pen.getImageData(16 * (bit % 3) + 8, 16 * Math.floor(bit / 3) + 8, 1, 1).data[0] > 127) * 2 ** bit, 0); }"""
+
+
+def test_action_values_follow_the_picture_that_is_shown(opened):
+    page = opened("toy_pong.html")
+    figure = page.locator('#own-paper figure[data-film="median"]')
+    video = figure.locator("video")
+    figure.scroll_into_view_if_needed()
+    assert figure.locator(".now").inner_text() == "at 0.0 s"
+    # while it plays: the number read from each picture, and the one whose values are shown
+    pairs = video.evaluate(
+        """(video, read) => new Promise((done) => { const number = eval(read), pairs = [];
+        const next = () => { pairs.push([number(video), +video.closest("figure").dataset.picture]);
+                             pairs.length < 25 ? video.requestVideoFrameCallback(next) : (video.pause(), done(pairs)); };
+        video.requestVideoFrameCallback(next); video.play(); })""",
+        NUMBER,
+    )
+    assert [shown for shown, _ in pairs] == [said for _, said in pairs]
+    assert len({shown for shown, _ in pairs}) > 10
+    # at a place that is jumped to, and in what a reader sees of it
+    for second, number in ((2.5, 37), (0.7, 10)):
+        video.evaluate("(v, t) => { v.currentTime = t; }", second)
+        page.wait_for_function("([f, n]) => f.dataset.picture == n", arg=[figure.element_handle(), number])
+        assert video.evaluate(NUMBER) == number
+        values = [(number - 30) / 10, (30 - number) / 20, 0.25]
+        rows = figure.locator("table.bars tbody tr")
+        shown = [float(rows.nth(i).locator(".n").inner_text().replace("\u2212", "-")) for i in range(3)]
+        assert shown == pytest.approx(values, abs=0.051)
+        assert [i for i in range(3) if "played" in rows.nth(i).get_attribute("class").split()] == [number % 3]
+        assert rows.nth(number % 3).locator("th").inner_text().endswith(", played")
+        best = max(range(3), key=lambda i: values[i])
+        assert [i for i in range(3) if "best" in rows.nth(i).get_attribute("class").split()] == [best]
+        zero = rows.nth(0).locator(".zero").bounding_box()["x"]
+        for i in range(3):  # a bar stands on the side of zero that its value has, and its length goes with it
+            box, cell = rows.nth(i).locator(".fill").bounding_box(), rows.nth(i).locator(".bar").bounding_box()
+            assert box["width"] == pytest.approx(abs(values[i]) / 6 * cell["width"], abs=1.5)  # the axis: -3 to 3
+            edge = box["x"] if values[i] >= 0 else box["x"] + box["width"]
+            assert edge == pytest.approx(zero, abs=1.5)
+        cursor = figure.locator(".cursor").bounding_box()["x"] - figure.locator(".trace").first.bounding_box()["x"]
+        assert cursor == pytest.approx(figure.locator(".trace").first.bounding_box()["width"] * number / 59, abs=1.5)
+    assert opened("toy_pong.html").locator("#own-hour figure[data-film]").count() == 0
+
+
 def test_charts_are_drawn_and_hover_zoom_and_hours_work(opened):
     page = opened("toy_pong.html")
     data = json.loads(page.locator("#data").text_content())
@@ -174,7 +253,7 @@ def test_videos_play_in_their_shape_and_sizes_are_tabs(opened):
     for video in videos.all():
         video.evaluate("v => v.play()")
         page.wait_for_function("v => v.currentTime > 0.05", arg=video.element_handle())
-        assert video.evaluate("v => [v.videoWidth, v.videoHeight]") == [32, 42]
+        assert video.evaluate("v => [v.videoWidth, v.videoHeight]") in ([32, 42], [48, 32])
         box = video.bounding_box()
         assert box["width"] / box["height"] == pytest.approx(4 / 3, 0.02)
     link = page.locator('nav.sizes a[href="#own-hour"]')
@@ -193,6 +272,9 @@ def test_phone_and_the_dark(opened, name):
     background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     page.emulate_media(color_scheme="light")
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != background
+    # with dozens of papers a table is wider than any screen: it scrolls, the page does not
+    page.evaluate("document.querySelectorAll('.scroll th').forEach((th) => (th.style.minWidth = '50rem'))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -202,6 +284,82 @@ def test_accessible(opened, name, scheme):
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
     assert [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0].get("failureSummary")) for v in found] == []
+
+
+# verdict or state -> what leads to it: the task, and one mean a seed at the paper's length
+STATES = {
+    "replicated": ("pong", (18.0, 18.5, 19.0)),
+    "not_replicated": ("pong", (10.0, 10.5, 11.0)),
+    "undecided": ("pong", (12.0, 15.0, 18.0)),
+    "reached": ("pong", (18.0, 18.5)),
+    "not_reached": ("pong", (-20.0,)),
+    "not_testable": ("montezuma", (0.0, 0.0, 0.0)),
+    "no_published": ("cartpole", (480.0, 470.0)),
+    "not_averaged": ("pong", (18.0, 18.5, 19.0)),
+    "nothing_yet": ("pong", ()),
+    "in_progress": ("pong", ()),
+    "failed": ("pong", ()),
+}
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory) -> Path:
+    """One page for each verdict and each state, and a laptop task's, without any training."""
+    root = tmp_path_factory.mktemp("states")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        for key, (task, means) in STATES.items():
+            here = root / key
+            folder = here / "replications" / "toy"
+            folder.mkdir(parents=True)
+            for name, text in {"paper.yaml": PAPER_YAML, "published.csv": PUBLISHED_CSV, "train.py": TRAIN_PY}.items():
+                (folder / name).write_text(text)
+            for seed, mean in enumerate(means, start=1):
+                odd = {"code_sha256": "beef" * 16} if key == "not_averaged" and seed == 2 else {}
+                write_run(here, size="paper", seed=seed, mean=mean, frames=PAPER_FRAMES, task=task, provenance=odd)
+            if key in ("in_progress", "failed"):
+                state = "failed" if key == "failed" else "training"
+                write_progress(here, state=state, curve="\n".join(curve_rows(20_000, 0.0)) + "\n")
+            write(root / f"{key}.html", build(target_of(here, task), "own", here / "results")[0])
+        write(root / "laptop.html", build(load_target("double_dqn_overestimation"), "own", root / "none")[0])
+    finally:
+        os.chdir(before)
+    return root
+
+
+def test_every_verdict_and_state_has_a_page_that_is_whole(browser, states):
+    """Drawn without complaint, no wider than a phone, accessible in light and dark, and marked with its verdict."""
+    context = browser.new_context(viewport={"width": 375, "height": 700}, color_scheme="light")
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    found = {}
+    for key in (*STATES, "laptop"):
+        page.emulate_media(color_scheme="light")
+        page.goto(f"file://{states}/{key}.html")
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+        problems = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        page.emulate_media(color_scheme="dark")  # colours are all that changes
+        dark = "axe.run(document, {resultTypes: ['violations'], runOnly: ['color-contrast']})"
+        problems += page.evaluate(dark)["violations"]
+        found[key] = {
+            "verdict": page.locator("html").get_attribute("data-verdict"),
+            "badge": page.locator(".verdict .badge:visible").first.inner_text(),
+            "fits": page.evaluate("document.documentElement.scrollWidth") <= 375,
+            "drawn": page.locator("figure[data-chart]").count()
+            == page.locator("figure[data-chart].drawn canvas").count(),
+            "problems": [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0].get("failureSummary")) for v in problems],
+            "said": said[:],
+        }
+        said.clear()
+    context.close()
+    whole = {"fits": True, "drawn": True, "problems": [], "said": []}
+    expected = {key: {"verdict": key, "badge": WORDS[key][0], **whole} for key in STATES}
+    expected["laptop"] = expected["replicated"]
+    assert {key: page for key, page in found.items() if page != expected[key]} == {}
 
 
 def test_index_filters_and_links(opened):

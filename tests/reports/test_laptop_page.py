@@ -137,6 +137,42 @@ def test_damaged_files_are_named_with_a_fix(tmp_path, name, content, message):
     assert entry_of(load_target(NAME), tmp_path).problem
 
 
+def test_stale_results_of_ones_own_give_way_to_recorded_ones_and_are_named(tmp_path, monkeypatch):
+    """Measures of an older form of the task: with and without source=recorded, and on the index."""
+    own, kept = tmp_path / "results", tmp_path / "kept"
+    folder = write_run(own, 1, measures={"bound_held": 1.0})
+    for seed in (1, 2, 3):
+        write_run(kept, seed)
+    both = {"own": own / "double_dqn" / "overestimation", "recorded": kept / "double_dqn" / "overestimation"}
+    monkeypatch.setattr(laptop, "roots", lambda target, results: both)
+    monkeypatch.setattr(laptop, "check_again", lambda target, runs: {"ok": True, "sentence": "Checked."})
+    for source in ("own", "recorded"):
+        text, head = page(tmp_path, source=source)
+        assert head == ("replicated", "recorded", "paper")
+        assert text.count("<section") == 1
+        note = re.search(r"<li>(Your own results in .*?)</li>", text)[1]
+        assert "results/double_dqn/overestimation/paper are left out" in note
+        assert "needs the number &#39;tight_off&#39;; delete the folder" in note
+        assert str(folder) in note
+    entry = entry_of(load_target(NAME), tmp_path)
+    assert (entry.verdict.key, entry.source, entry.problem) == ("replicated", "recorded", None)
+    # a size that can be read stays on the page
+    write_run(own, 1, "smoke")
+    assert 'id="own-smoke"' in page(tmp_path)[0]
+    shutil.rmtree(own / "double_dqn" / "overestimation" / "paper")
+    assert "are left out" not in page(tmp_path)[0]
+    # damaged recorded ones are an error, and so are one's own without anything else to show
+    (kept / "double_dqn" / "overestimation" / "paper" / "seed2" / "points.csv").unlink()
+    with pytest.raises(UserError, match=r"points\.csv: the file is missing"):
+        page(tmp_path)
+
+
+def test_small_numbers_are_powers_of_ten():
+    assert [laptop.number(v) for v in (2.5e-9, -1e-12, 0.0, 0.605)] == [
+        "2.5 \u00d7 10\u207b\u2079", "\u22121.0 \u00d7 10\u207b\u00b9\u00b2", "0", "0.6050",
+    ]  # fmt: skip
+
+
 def test_a_run_of_another_task_is_refused(tmp_path):
     write_run(tmp_path, 1, task="corridor")
     with pytest.raises(UserError, match="at task: 'corridor', but its folder says 'overestimation'"):
@@ -181,3 +217,23 @@ def test_a_recorded_page_runs_one_seed_again(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "double_dqn")
     with pytest.raises(UserError, match="no recorded run of double_dqn_overestimation"):
         page(tmp_path, source="recorded")
+
+
+def test_a_measure_that_could_not_be_taken_leaves_its_claim_open(tmp_path):
+    taken = {name: value for name, value in GOOD.items() if name != "double_mean"}
+    known = {"code_sha256": "c", "lock_sha256": "l"}
+    for seed in (1, 2):
+        write_run(tmp_path, seed)
+    write_run(tmp_path, 3, measures=taken, provenance=known | {"undecided": {"double_mean": "it has 2 cores"}})
+    text, head = page(tmp_path)
+    assert head[0] == "undecided"
+    assert "16 of 17 claims hold" in text
+    assert "or they could not be measured" in text
+    row = text[text.index('data-claim="double_unbiased"') :].split("</tr>")[0]
+    assert 'data-key="open"' in row
+    assert "not measured: it has 2 cores" in row
+    assert "nan" not in row
+    shutil.rmtree(tmp_path / "double_dqn" / "overestimation" / "paper" / "seed3")
+    write_run(tmp_path, 3, measures=taken, provenance=known | {"undecided": {"other": "why"}})
+    with pytest.raises(UserError, match="needs the number 'double_mean'"):
+        page(tmp_path)

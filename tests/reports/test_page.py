@@ -270,6 +270,22 @@ def test_recorded_without_weights_or_without_anything(toy):
     assert page(toy).html["data-source"] == "recorded"
 
 
+def test_with_recorded_results_asked_for_damaged_ones_of_ones_own_do_not_matter(toy, monkeypatch):
+    write_run(toy, recorded=True, weights=True)
+    (write_run(toy) / "run.json").write_text("{")
+    monkeypatch.setattr(common.evaluation, "replay_recorded", replayed(10))
+    p = page(toy, source="recorded")
+    assert (p.html["data-verdict"], p.html["data-source"]) == ("reached", "recorded")
+    assert [s["id"] for s in p.data["sections"]] == ["recorded-hour"]
+    assert "Your own results in results/toy/pong are left out: " in p.words
+    assert "results/toy/pong/hour/seed1/run.json: not valid JSON" in p.words
+    with pytest.raises(UserError, match=r"results/toy/pong/hour/seed1/run\.json"):
+        page(toy)
+    (toy / "replications/toy/recorded/base/pong/hour/seed1/run.json").write_text("{")
+    with pytest.raises(UserError, match=r"recorded/base/pong/hour/seed1/run\.json.*git checkout"):
+        page(toy, source="recorded")
+
+
 # --- what stands beside the numbers -----------------------------------------------------------------------------------
 
 
@@ -310,11 +326,121 @@ def test_constants_deviations_protocol_cost_provenance(toy):
     assert "https://doi.org/10.1/toy" in p.links
 
 
+def test_what_a_repetition_leaves_out_is_said(toy):
+    folder = write_run(toy)
+    command = "./run snakemake reports/toy_pong.html --config budget=hour seeds=1"
+    repeat = page(toy).words.split("Repeat exactly this")[1]
+    assert repeat.split("The command")[0].split() == ["git", "checkout", "1234abcd" * 5, *command.split()]
+    provenance = json.loads((folder / "run.json").read_text())["provenance"]
+    edit(folder / "run.json", provenance=provenance | {"diff_sha256": "d1ff" * 16})
+    assert "changed and not committed (SHA-256 of the changes: d1ffd1ffd1ffd1ff)" in page(toy).words
+    settings = {"training_steps": 10_000, "learning_rate": 0.5, "target_period": 10_000}
+    edit(folder / "run.json", provenance=provenance, settings=settings)
+    assert "Settings were given on the command line: use the command of each run" in page(toy).words
+    write_run(toy, seed=2, settings=settings, provenance={"commit": "ffff" * 10})
+    words = page(toy).words
+    assert f"The seeds were trained at different commits: {'1234abcd' * 5}, {'ffff' * 10}" in words
+    assert "git checkout" not in words
+    # nothing from a file becomes a line, that is a command, of its own
+    edit(folder / "run.json", provenance=provenance | {"commit": "a\nrm -rf b", "diff_sha256": "c\nrm -rf d"})
+    assert not any(line.startswith("rm") for line in page(toy).raw.split("Repeat exactly this")[1].splitlines())
+
+
 def test_fewer_episodes_than_the_protocol_are_said(toy):
     write_run(toy, scores=[18.0, 19.0], extra=[])
     p = page(toy)
     assert "Evaluated on 2 of the protocol's 30 episodes." in p.words
     assert "2 (the protocol asks for 30)" in p.words
+
+
+@pytest.mark.parametrize(
+    ("score_of", "ended", "who", "note"),
+    [
+        ({"kind": "last_100_episodes", "episodes": 100}, 900, "mean of the last 100 training episodes", None),
+        (
+            {"kind": "last_100_episodes", "episodes": 37},
+            37,
+            "mean of the last 37 training episodes",
+            "The score is the mean of the last 37 training episodes: fewer than the protocol's 100 had ended.",
+        ),
+        (
+            {"kind": "evaluation_mean", "episodes": 30},
+            0,
+            "mean of 30 episodes",
+            "The score is the mean of 30 evaluation games: no training episode had ended, and the protocol asks for 100.",
+        ),
+        # evaluations of before they said so: by the training's own count
+        (None, 900, "mean of the last 100 training episodes", None),
+        (None, 37, "mean of the last 37 training episodes", "fewer than the protocol's 100 had ended"),
+        (None, 0, "mean of 30 episodes", "no training episode had ended"),
+    ],
+)
+def test_a_score_of_fewer_training_episodes_than_the_protocols_says_so(toy, score_of, ended, who, note):
+    folder = write_run(toy, protocol={"score": "last_100_episodes"})
+    edit(folder / "evaluation.json", score_of=score_of) if score_of else None
+    progress = json.loads((folder / "run.json").read_text())["progress"] | {"episodes": ended}
+    edit(folder / "run.json", progress=progress)
+    p = page(toy)
+    assert p.table("scores")[1][0].endswith(who)
+    assert (note in p.words) if note else ("had ended" not in p.words)
+
+
+def test_a_score_of_the_training_has_the_spread_of_its_training_episodes(toy):
+    """Of its own 100 episodes, 19 +- 1, not of the games played after training, 0 +- 20."""
+    folder = write_run(toy, scores=[-20.0, 20.0] * 15, extra=[], protocol={"score": "last_100_episodes"}, video=film(9))
+    edit(folder / "evaluation.json", score=19.0, score_of={"kind": "last_100_episodes", "episodes": 100})
+    rows = [f"{i},{i},{4 * i},{0 if i <= 150 else 18 + 2 * (i % 2)},9" for i in range(1, 251)]
+    (folder / "episodes.csv").write_text("\n".join(["episode,agent_steps,frames,score,length", *rows]) + "\n")
+    p = page(toy)
+    values = [text for text in p.text if text.startswith("19.0")]
+    assert values == ["19.00 ± 1.01", "19.00"]  # the picture's and the table's, to the digits of 1.005 / sqrt(100)
+    assert "These games were played after training; the score is of the training itself." in p.words
+    assert "the episodes of the score" not in p.words
+    assert "Of the evaluation\u2019s games, seed 1" in p.words
+    assert "after training, not in the score" in p.words
+    # without them, or where they are not what the score was made of, there is no spread to tell
+    (folder / "episodes.csv").write_text("\n".join(["episode,agent_steps,frames,score,length", *rows[:-1]]) + "\n")
+    assert not any(text.startswith("19") and "±" in text for text in page(toy).text)
+    (folder / "episodes.csv").unlink()
+    assert not any(text.startswith("19") and "±" in text for text in page(toy).text)
+
+
+def test_the_mean_of_seeds_measured_at_places_of_their_own_is_linear_between_them(toy):
+    """As of workers that learn at the same time: no x is shared."""
+    curves = [
+        ("seed 1", [0, 10, 20], [0.0, 10.0, 20.0]),
+        ("seed 2", [1, 11, 21, 22], [2.0, 22.0, 42.0, 44.0]),
+        ("seed 3", [2, 12, 24], [6.0, 36.0, 72.0]),
+    ]
+    mean = series_of(curves)[3]
+    assert mean.name == "mean of 3 seeds, linear between their points"
+    assert mean.xs == [2, 10, 20]  # from where all have begun to where the first one ends
+    assert mean.ys == pytest.approx([2 * 2, 10 * 2, 20 * 2])  # the slopes are 1, 2 and 3
+    expected = seed_interval([10.0, 20.0, 30.0])
+    assert (mean.low[1], mean.high[1]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    hours = [(name, xs, ys, [x / 10 for x in xs]) for name, xs, ys in curves]
+    assert series_of(hours)[3].hours == pytest.approx([0.2, 1.0, 2.0])
+    assert len(series_of([*curves[:2], ("seed 3", [2, 12, 24], [6.0, None, 72.0])])) == 3, "a gap is not bridged"
+    assert len(series_of([("a", [0, 1], [0.0, 1.0]), ("b", [5, 6], [0.0, 1.0])])) == 2
+
+
+def test_a_constant_that_the_paper_does_not_give_is_said_so(toy):
+    text = (toy / "replications/toy/paper.yaml").read_text()
+    given = "{name: learning rate, field: learning_rate, paper: 0.00025, unit: per update, source: Table 1}"
+    assert given in text
+    missing = "{name: learning rate, field: learning_rate, paper: null, ours: 0.00025, unit: per update, source: none, reason: usual}"
+    (toy / "replications/toy/paper.yaml").write_text(text.replace(given, missing))
+    write_run(toy)
+    assert "Learning rate: 0.00025 per update, which the paper does not say. Usual." in page(toy).words
+
+
+def test_seeds_whose_scores_are_of_different_length_are_told_apart(toy):
+    for seed, episodes in ((1, 100), (2, 37), (3, 37)):
+        folder = write_run(toy, seed=seed, protocol={"score": "last_100_episodes"})
+        edit(folder / "evaluation.json", score_of={"kind": "last_100_episodes", "episodes": episodes})
+    p = page(toy)
+    assert "The score of seeds 2, 3 is the mean of the last 37 training episodes: fewer" in p.words
+    assert "of seed 1 the mean of the last 100 training episodes; of seed 2 the mean of the last 37" in p.words
 
 
 def test_extra_episodes_tell_the_noise(toy):

@@ -191,7 +191,7 @@ def numpy_loss(heads: Heads, batch: Minibatch, old_log_std, clip: float, beta: f
         entropy = np.full(len(a), 0.5 * np.log(2 * np.pi * np.e * s**2).sum())
         kl = (np.log(s / t) + (t**2 + (old_out - out) ** 2) / (2 * s**2) - 0.5).sum(1)
     if c.normalise_advantages == "minibatch":
-        adv = (adv - adv.mean()) / (adv.std(ddof=1) + 1e-8)
+        adv = (adv - adv.mean()) / (adv.std() + 1e-8)
     ratio = np.exp(log_probs - batch.log_probs.double().numpy())
     gain = ratio * adv
     if c.objective == "clip":
@@ -324,7 +324,9 @@ def test_a_training_on_breakout(tmp_path, spied):
     assert max(abs(shown[4].item()) for shown in first) < 1e-5
     assert {shown[5].item() for shown in first} == {0}
     assert spied["loss"][11][2][4] > 1e-7
-    assert [round(float(clip), 4) for _, clip, _ in spied["loss"][::12]] == [round(0.1 * (1 - k / 8), 4) for k in range(8)]
+    assert [round(float(clip), 4) for _, clip, _ in spied["loss"][::12]] == [
+        round(0.1 * (1 - k / 8), 4) for k in range(8)
+    ]
     rates = [float(row["learning_rate"]) for row in rows(folder / "curve.csv")]
     assert rates == pytest.approx([0.00025 * (1 - k / 8) for k in (1, 3, 5, 7)])
     # lives end episodes for learning, and scores are the game's own
