@@ -26,8 +26,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks import figures, machine, picture
+from benchmarks import figures, learning, machine, picture
 from benchmarks.process import Worker, WorkerFailed
+from common import papers as replications
 from common.errors import UserError, one_of, run_main
 
 ROOT = machine.ROOT
@@ -56,6 +57,11 @@ class Plan:
     checkpoint_steps: int  # agent steps between two checkpoints
     limit: float  # seconds after which no further round begins
     whole: bool  # memory figures are of a million transitions, or not reported
+    paper_rounds: int
+    paper_capacity: int  # transitions; as for training_capacity
+    fast_steps: int  # of a slice, whole steps of 64 environments
+    on_policy_steps: int  # of a slice, rounded up to whole iterations
+    asynchronous_steps: int  # of a whole training
 
 
 FULL = Plan(
@@ -76,8 +82,16 @@ FULL = Plan(
     2000,
     840,
     True,
+    3,
+    60_000,
+    640,
+    960,
+    4000,
 )
-QUICK = Plan("quick", 3, 1, 300, 60, 1024, 100, 3, 100, (1, 4), 240, 50_000, 50_000, 20, 200, 45, False)
+QUICK = Plan(
+    "quick", 3, 1, 300, 60, 1024, 100, 3, 100, (1, 4), 240, 50_000, 50_000, 20, 200, 45, False, 1, 20_000, 128, 80, 2000
+)
+OWN_PARTS = ("dqn", "ppo")  # papers that are measured beside a peer, in parts of their own
 
 
 @dataclass(frozen=True)
@@ -98,8 +112,10 @@ class Bench:
         self.samples: dict[str, list[float]] = defaultdict(list)
         self.rounds: list[Probe] = []
         self.scaling: list[Probe] = []
+        self.papers: list[Probe] = []
         self.at_start: list[Callable[[], None]] = []  # before the first round
         self.at_end: list[Callable[[], None]] = []
+        self.later: list[Callable[[], None]] = []  # when all else is measured and every process has ended
         self.notes: list[str] = []
         self.began = time.monotonic()
 
@@ -154,9 +170,15 @@ class Bench:
     def say(self, text: str) -> None:
         print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
 
-    def close(self) -> None:
+    def close(self, remove: bool = False) -> None:
+        """Ends every process. remove: also what it wrote, to have the disk back."""
         for worker in self.workers.values():
+            worker.hang_up()
+        for name, worker in self.workers.items():
             worker.close()
+            if remove:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.workers.clear()
 
 
 # --- the parts ---
@@ -274,6 +296,60 @@ def ppo(bench: Bench) -> None:
             rate(bench.worker("sb3_ppo", "learning:sb3_ppo_worker"), "sb3_ppo_steps_per_second")
 
 
+def papers(bench: Bench) -> None:
+    """Every other paper end to end, and DQN's variant fast beside DQN; in few rounds of their own, after everything else."""
+    bench.later.append(lambda: start_papers(bench))
+
+
+def start_papers(bench: Bench) -> None:
+    plan = bench.plan
+
+    def started(name: str, kind: str, **options: Any) -> Worker:
+        """One after the other: many that warm up at once take longer than all in turn."""
+        worker = bench.worker(name, f"learning:{kind}", **options)
+        with contextlib.suppress(WorkerFailed):  # its first slice says it again
+            _ = worker.ready
+        return worker
+
+    def add(worker: Worker, name: str, measure: Callable[[], float]) -> None:
+        bench.papers.append(Probe(worker, (name,), lambda: {name: measure()}))
+
+    for paper in replications.discover():
+        if paper in OWN_PARTS:
+            continue
+        name, kind = f"{paper}_steps_per_second", learning.kind_of_training(paper)
+        options = {"paper": paper, "capacity": plan.paper_capacity, "children": kind == "asynchronous_worker"}
+        worker = started(paper, kind, **options)
+        if kind == "asynchronous_worker":
+            add(worker, name, lambda w=worker: w.ask("rate", plan.asynchronous_steps))
+            continue
+        count = plan.training_steps
+        if kind == "on_policy_worker":
+            count = learning.whole_iterations(paper, plan.on_policy_steps)
+        add(worker, name, lambda w=worker, n=count: n / w.ask("steps", n))
+
+    beside = started("dqn_beside_fast", "training_worker", capacity=plan.paper_capacity)
+    fast = started("dqn_fast", "training_worker", variant="fast", capacity=plan.training_capacity)
+
+    def pair() -> dict[str, float]:
+        paper = plan.training_steps / beside.ask("steps", plan.training_steps)
+        rate = plan.fast_steps / fast.ask("steps", plan.fast_steps)
+        return {"dqn_fast_steps_per_second": rate, "dqn_fast_over_dqn": rate / paper}
+
+    bench.papers.append(Probe(fast, ("dqn_fast_steps_per_second", "dqn_fast_over_dqn"), pair))
+
+
+def priorities(bench: Bench) -> None:
+    """Batches by priority against uniform ones."""
+    worker = bench.worker("priorities", "prioritised:worker")
+
+    def measure() -> dict[str, float]:
+        took = worker.ask("sample", bench.plan.samples)
+        return {"priorities_over_uniform": took["priorities"] / took["uniform"]}
+
+    bench.probe(worker, ("priorities_over_uniform",), measure)
+
+
 def sb3_is_there(bench: Bench) -> bool:
     if importlib.util.find_spec("stable_baselines3") is not None:
         return True
@@ -300,7 +376,9 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "ppo": ppo,
     "replay": replay,
     "memory": memory,
+    "priorities": priorities,
     "scaling": scaling,
+    "papers": papers,
 }
 
 
@@ -320,6 +398,10 @@ def measure(plan: Plan, parts: list[str], threads: int, folder: Path) -> tuple[d
         bench.run(bench.rounds, plan.rounds, "measuring")
         bench.run(bench.scaling, plan.scaling_rounds, "numbers of environments")
         bench.attempt(bench.at_end)
+        if bench.later:
+            bench.close(remove=True)  # the memory and the disk are needed again
+            bench.attempt(bench.later)
+            bench.run(bench.papers, plan.paper_rounds, "papers")
     finally:
         bench.close()
     return dict(bench.samples), bench.notes
@@ -350,7 +432,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
         prog="python -m benchmarks", description="Throughput and memory; see benchmarks/README.md."
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a look in under a minute; for figures to quote, do without"
+        "--quick", action="store_true", help="a look, without `papers`; for figures to quote, do without"
     )
     parser.add_argument("--only", default="", metavar="NAME,...", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument(
@@ -361,7 +443,9 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")
     parser.add_argument("--results", type=Path, default=ROOT / "results", help="the disk to measure on")
     known = parser.parse_args(given)
-    known.parts = list(dict.fromkeys(name for name in known.only.split(",") if name)) or list(PARTS)
+    known.parts = list(dict.fromkeys(name for name in known.only.split(",") if name)) or [
+        name for name in PARTS if not (known.quick and name == "papers")
+    ]
     for name in known.parts:
         if name not in PARTS:
             raise UserError(f"--only {name}: no such measurement{one_of(name, PARTS)}")

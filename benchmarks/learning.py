@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import statistics
 import time
@@ -16,6 +17,7 @@ import torch
 from benchmarks.process import Gate, serve
 from common import papers
 from common import run as runs
+from common.estimate import Probe
 from common.evaluation import play_steps
 from common.replay import Replay
 
@@ -23,7 +25,14 @@ TASK = "pong"
 NEVER = 10**9  # agent steps
 EXPLORATION = 0.1  # epsilon, where the paper's agent spends 98 % of its steps
 REPLAY_START = 200  # agent steps
-WARM_UP = REPLAY_START + 40  # agent steps until the first slice: a few updates have run
+
+
+def warm_up(num_envs: int) -> int:
+    """Agent steps until the first slice, whole steps of all environments: a few updates have run."""
+    return -(-(REPLAY_START + max(40, 5 * num_envs)) // num_envs) * num_envs
+
+
+WARM_UP = warm_up(1)
 
 
 class PausingRun(runs.Run):
@@ -33,6 +42,8 @@ class PausingRun(runs.Run):
 
     def tick(self, at: Any) -> None:
         super().tick(at)
+        if self.device.type == "cuda" and self.gate is not None and at.agent_steps >= self.gate.until:
+            torch.cuda.synchronize()  # the slice ends when its work does
         if self.gate is not None and self.gate(at.agent_steps):
             self._last_save = self._last_line = time.monotonic()  # the pause brings no checkpoint nearer
 
@@ -44,34 +55,46 @@ def open_run(
     overrides: dict[str, Any],
     run_class: type[runs.Run] = PausingRun,
     variant: str | None = None,
+    device: str = "cpu",
 ) -> tuple[Any, ModuleType, Any]:
     """A run of Pong below `folder` as the command line would make it: the run, the paper's script and its config."""
     resolved = papers.resolve(papers.load_paper(paper), variant, TASK, "paper", {"training_steps": NEVER} | overrides)
     script = importlib.import_module(f"replications.{paper}.train")
-    run = run_class(resolved, 1, device="cpu", threads=runs.prepare(1, threads), results=folder)
+    run = run_class(resolved, 1, device=device, threads=runs.prepare(1, threads), results=folder)
     run.open()
     return run, script, script.Config(**resolved.settings)
 
 
-def throughput_settings(capacity: int) -> dict[str, Any]:
-    """What differs from the paper's settings so that learning begins at once and only training is measured."""
-    return {
+def throughput_settings(capacity: int, paper: str = "dqn") -> dict[str, Any]:
+    """What differs from the paper's settings so that learning begins at once and only training is measured.
+
+    epsilon is the paper's final one from the start. Names that the script's Config does not have are left out.
+    """
+    config = importlib.import_module(f"replications.{paper}.train").Config()
+    final = getattr(config, "final_exploration", None)
+    settings = {
         "replay_capacity": capacity,
         "replay_start": REPLAY_START,
-        "initial_exploration": EXPLORATION,
-        "final_exploration": EXPLORATION,
+        "initial_exploration": final,
+        "final_exploration": final,
         "evaluation_period": NEVER,
     }
+    return {name: value for name, value in settings.items() if hasattr(config, name) and value is not None}
 
 
 def training_worker(connection: Connection, options: dict[str, Any]) -> None:
-    """The script's own `train`. Answers ("steps", n) with the seconds that n agent steps took.
+    """The script's own `train`, of a paper with a replay memory. Answers ("steps", n) with the seconds that n agent steps took,
+    n a multiple of the number of environments.
 
-    options: paper, folder, threads, capacity (transitions).
+    options: paper, folder, threads, capacity (transitions); and variant, device, warm_up (agent steps) where they are not the
+    paper's own, the CPU, and the fewest.
     """
-    settings = throughput_settings(options["capacity"])
-    run, script, config = open_run(options["paper"], options["folder"], options["threads"], settings)
-    run.gate = Gate(connection, WARM_UP)
+    paper, variant = options["paper"], options.get("variant")
+    settings = throughput_settings(options["capacity"], paper)
+    run, script, config = open_run(
+        paper, options["folder"], options["threads"], settings, variant=variant, device=options.get("device", "cpu")
+    )
+    run.gate = Gate(connection, max(warm_up(config.num_envs), options.get("warm_up", 0)))
     try:
         script.train(config, run)
     finally:
@@ -82,16 +105,83 @@ def on_policy_worker(connection: Connection, options: dict[str, Any]) -> None:
     """The script's own `train`, of a paper without replay memory. Answers ("steps", n) with the seconds that n agent steps took,
     n a multiple of an iteration's.
 
-    options: paper, variant, folder, threads.
+    options: paper, folder, threads; and variant, device, settings where they are not the paper's own and the CPU.
     """
     run, script, config = open_run(
-        options["paper"], options["folder"], options["threads"], {}, variant=options["variant"]
+        options["paper"],
+        options["folder"],
+        options["threads"],
+        options.get("settings", {}),
+        variant=options.get("variant"),
+        device=options.get("device", "cpu"),
     )
     run.gate = Gate(connection, config.num_envs * config.rollout_steps)
     try:
         script.train(config, run)
     finally:
         run.close()
+
+
+class TickingRun(Probe):
+    """A run that leaves nothing behind and notes (agent steps, seconds) when its workers rest, rarely enough to cost nothing."""
+
+    seconds_between_ticks = 0.5
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.ticks: list[tuple[int, float]] = []
+
+
+def rate_after_a_quarter(ticks: list[tuple[int, float]], count: int) -> float:
+    """Agent steps/s from the first tick at or after a quarter of `count` steps to the last tick: (agent steps, seconds) each."""
+    kept = [tick for tick in ticks if tick[0] >= count / 4]
+    if len(kept) < 2:
+        raise ValueError(f"{count} agent steps were over before two ticks came after the first quarter; take more")
+    (first, began), (last, ended) = kept[0], kept[-1]
+    return (last - first) / (ended - began)
+
+
+def asynchronous_worker(connection: Connection, options: dict[str, Any]) -> None:
+    """The script's own `train`, of a paper whose workers are processes. Answers ("rate", n) with agent steps/s.
+
+    Nothing pauses inside: each answer is a training of n agent steps of its own, with as many workers as the script takes on this
+    machine. options: paper, folder, threads, children (True).
+    """
+    paper = options["paper"]
+    script = importlib.import_module(f"replications.{paper}.train")
+    settings = throughput_settings(0, paper) | script.fit_to_machine(script.Config())
+    number = 0
+
+    def rate(count: int) -> float:
+        nonlocal number
+        number += 1
+        folder = options["folder"] / str(number)
+        run, _, config = open_run(
+            paper, folder, options["threads"], settings | {"training_steps": count}, run_class=TickingRun
+        )
+        try:
+            script.train(config, run)
+        finally:
+            run.close()
+        return rate_after_a_quarter(run.ticks, count)
+
+    serve(connection, {"rate": rate})
+
+
+def kind_of_training(paper: str) -> str:
+    """Which worker of this module measures the paper's script: by what its Config and module have."""
+    script = importlib.import_module(f"replications.{paper}.train")
+    names = {field.name for field in dataclasses.fields(script.Config)}
+    if "replay_capacity" in names:
+        return "training_worker"
+    return "on_policy_worker" if "rollout_steps" in names else "asynchronous_worker"
+
+
+def whole_iterations(paper: str, steps: int) -> int:
+    """Agent steps, at least `steps`, of whole iterations of a script that steps its environments together."""
+    config = importlib.import_module(f"replications.{paper}.train").Config()
+    iteration = config.num_envs * config.rollout_steps
+    return -(-steps // iteration) * iteration
 
 
 def sb3_ppo_worker(connection: Connection, options: dict[str, Any]) -> None:

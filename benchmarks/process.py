@@ -36,14 +36,20 @@ class Failure:
 
 
 class Worker:
-    """A process that runs `function(connection, options)` of a module; `ask` sends it a command and waits for the answer."""
+    """A process that runs `function(connection, options)` of a module; `ask` sends it a command and waits for the answer.
+
+    The option `children` says that it starts processes of its own, which must end when it does; `patience`, how many seconds an
+    answer may take.
+    """
 
     def __init__(self, name: str, target: str, options: dict[str, Any], folder: Path):
         self.name, self.log = name, folder / f"{name}.log"
         self._failure: Failure | None = None  # the first one; it stays the answer
+        self.patience = options.get("patience", ANSWER_SECONDS)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(target, theirs, options, self.log), daemon=True, name=name)
+        self._process = context.Process(target=_run, args=(target, theirs, options, self.log), name=name)
+        self._process.daemon = not options.get("children", False)
         self._process.start()
         theirs.close()
 
@@ -61,10 +67,10 @@ class Worker:
     def _answer(self) -> Any:
         if self._failure is None:
             try:
-                if self._connection.poll(ANSWER_SECONDS):
+                if self._connection.poll(self.patience):
                     answer = self._connection.recv()
                 else:
-                    answer = Failure(f"no answer within {ANSWER_SECONDS} s")
+                    answer = Failure(f"no answer within {self.patience} s")
             except (EOFError, OSError):
                 answer = Failure(f"the process died; {_last_line(self.log)}")
             if not isinstance(answer, Failure):
@@ -72,9 +78,13 @@ class Worker:
             self._failure = answer
         raise WorkerFailed(f"{self.name}: {self._failure.reason}")
 
-    def close(self) -> None:
-        """Ends the process: the closed pipe tells it to leave; if it does not, it is killed."""
+    def hang_up(self) -> None:
+        """The closed pipe tells the process to leave when its slice is over."""
         self._connection.close()
+
+    def close(self) -> None:
+        """Ends the process; if it does not leave by itself, it is killed."""
+        self.hang_up()
         self._process.join(10)
         if self._process.is_alive():
             self._process.kill()

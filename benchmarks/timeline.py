@@ -109,7 +109,8 @@ def marked(script: Any) -> Iterator[None]:
             ("add", "storing"),
             ("start", "storing"),
             ("current", "current state"),
-            ("sample", "sampling"),
+            ("draw", "sampling"),
+            ("gather", "sampling"),
         ):
             wrap(Replay, name, part)
         wrap(script, "update", "rest of the update")
@@ -187,11 +188,11 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def put(readme: str, content: str) -> str:
+def put(readme: str, content: str, begin: str = BEGIN, end: str = END) -> str:
     """The README's text with what stands between the two marks replaced. Raises UserError when a mark is missing."""
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise UserError(f"{README.name} must have the lines {BEGIN!r} and {END!r}, once each, in this order")
-    return readme[: readme.index(BEGIN) + len(BEGIN)] + f"\n\n{content}\n\n" + readme[readme.index(END) :]
+    if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+        raise UserError(f"{README.name} must have the lines {begin!r} and {end!r}, once each, in this order")
+    return readme[: readme.index(begin) + len(begin)] + f"\n\n{content}\n\n" + readme[readme.index(end) :]
 
 
 def main() -> None:

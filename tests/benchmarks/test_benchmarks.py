@@ -19,6 +19,7 @@ from benchmarks import emulation, figures, learning, machine, picture, timeline
 from benchmarks.process import Finished, Gate, Worker, WorkerFailed
 from common import atari, papers
 from common.errors import UserError
+from common.replay import Replay
 from replications.dqn.train import Config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -275,6 +276,11 @@ def test_training_differs_from_the_paper_only_as_stated():
     for plan in (bench.FULL, bench.QUICK):
         steps = learning.WARM_UP + plan.rounds * plan.training_steps
         assert steps < min(plan.training_capacity // 10 // 4, Config().target_period)
+        steps = learning.WARM_UP + plan.paper_rounds * plan.training_steps
+        assert steps < min(plan.paper_capacity // 10 // 4, Config().target_period)
+        steps = learning.warm_up(64) + plan.paper_rounds * plan.fast_steps
+        assert plan.fast_steps % 64 == 0
+        assert steps // 64 < plan.training_capacity // 10 // 64 // 4  # slots of one environment's ring
 
 
 def test_the_scripts_own_loop_trains_in_slices(tmp_path, monkeypatch):
@@ -362,6 +368,15 @@ def test_the_readme_takes_the_table_between_its_marks():
     assert timeline.put(once, "| another |") == timeline.put(readme, "| another |")
     with pytest.raises(UserError, match="must have the lines"):
         timeline.put("nothing", "x")
+
+
+def test_sampling_is_both_drawing_and_gathering():
+    script = learning.importlib.import_module("replications.dqn.train")
+    methods = Replay.draw, Replay.gather
+    with timeline.marked(script):
+        assert Replay.draw is not methods[0]
+        assert Replay.gather is not methods[1]
+    assert (Replay.draw, Replay.gather) == methods
 
 
 def test_a_tiny_time_line_of_the_real_loop(tmp_path):
