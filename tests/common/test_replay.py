@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.replay_on_device import ReplayOnDevice
 from common.replay import Replay, bytes_needed
+from common.replay_on_device import ReplayOnDevice
 
 STACK = 4
 
