@@ -176,6 +176,7 @@ def test_an_update_as_a_graph_is_the_same_update(paper, task, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("variant", [None, "ppo2"])
+@pytest.mark.slow
 def test_ppos_acting_and_gradient_steps_as_graphs_are_the_same(variant, tmp_path, monkeypatch):
     size = {"training_steps": 512, "num_envs": 2, "rollout_steps": 64, "minibatch_size": 32, "log_period": 256}
     plain = outcome(train("ppo", "breakout", tmp_path / "plain", size, variant=variant))

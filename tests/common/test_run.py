@@ -63,6 +63,7 @@ def test_a_tiny_run_reaches_every_branch(unbroken):
     assert not (unbroken / "checkpoint" / "frames.bin").exists()
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(unbroken, tmp_path):
     other = train("dqn", "breakout", tmp_path, seed=2)
     assert (other / "model.safetensors").read_bytes() != (unbroken / "model.safetensors").read_bytes()
@@ -92,6 +93,7 @@ def kill_and_resume(tmp_path: Path, unbroken: Path, kills: int, seed: int) -> No
     print(f"killed {killed} times; resumed {log.read_bytes().count(b'resumed at agent step')} times")
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_resumed_is_the_same(tmp_path, unbroken, monkeypatch):
     kill_and_resume(tmp_path, unbroken, kills=2, seed=0)
     resumed = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
@@ -186,6 +188,7 @@ def test_a_missing_frames_file_is_one_clear_error_every_time(crashed, tmp_path):
 @pytest.mark.parametrize(
     ("task", "settings"), [("breakout", {"num_envs": 3}), ("cartpole", {"num_envs": 2, "replay": False})]
 )
+@pytest.mark.slow
 def test_several_environments_resume_exactly_too(tmp_path, monkeypatch, task, settings):
     if task == "cartpole":
         tiny = {
@@ -232,6 +235,7 @@ def test_weights_that_are_not_numbers_are_never_saved(tmp_path, monkeypatch):
     assert all(np.isfinite(w).all() for w in state["q"].values())
 
 
+@pytest.mark.slow
 def test_changed_code_resumes_on_purpose_with_a_note(crashed, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "code_fingerprint", lambda *_: "0" * 64)
     train("dqn", "breakout", tmp_path, resume_changed=True)
@@ -240,6 +244,7 @@ def test_changed_code_resumes_on_purpose_with_a_note(crashed, tmp_path, monkeypa
     assert any("resumed on purpose although code" in note for note in run["provenance"]["notes"])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_short_does_not_pass_for_a_whole_one(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runs.Run, "reached", lambda self, at: self.stop_when_reached and at.evaluations == 1)
     folder = train("dqn", "breakout", tmp_path, stop_when_reached=True)
@@ -251,6 +256,7 @@ def test_a_run_that_was_cut_short_does_not_pass_for_a_whole_one(tmp_path, capsys
     assert "now the whole length is asked for" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_between_checkpoints_stops_nothing(tmp_path, unbroken, monkeypatch):
     """Live logs and the status cannot be written from some moment on; checkpoints and results still can."""
     real = runs.os.replace
@@ -265,6 +271,7 @@ def test_a_disk_that_fills_up_between_checkpoints_stops_nothing(tmp_path, unbrok
     assert_same(train("dqn", "breakout", tmp_path), unbroken)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_failed_once_is_written_again(tmp_path, unbroken, monkeypatch, capsys):
     import common.checkpoint as checkpoint
 
@@ -280,6 +287,7 @@ def test_a_checkpoint_that_failed_once_is_written_again(tmp_path, unbroken, monk
     assert "Trying again" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fresh_puts_aside_and_deletes_nothing(crashed, unbroken, tmp_path):
     train("dqn", "breakout", tmp_path, fresh=True)
     assert_same(crashed, unbroken)
@@ -311,6 +319,7 @@ def test_a_finished_run_writes_its_outputs_again(unbroken, tmp_path, capsys):
     assert capsys.readouterr().out.count("done:") == 1  # trained once
 
 
+@pytest.mark.slow
 def test_the_second_of_two_waits_for_the_first(tmp_path, unbroken):
     folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
     (folder / "checkpoint").mkdir(parents=True)
@@ -337,6 +346,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
     assert all(np.isfinite(w).all() for w in state["q"].values())
 
 
+@pytest.mark.slow
 def test_what_a_run_needs_is_said_and_checked_before_it_starts(tmp_path, monkeypatch, capsys):
     train("dqn", "breakout", tmp_path / "a")
     ring = 450 * 7056 / 1e9
@@ -395,6 +405,7 @@ def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
     assert runs.code_fingerprint("dqn") != before
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_gone_stops_nothing(tmp_path, unbroken):
     """`| head -1` leaves after the first line; the run goes on without it."""
     arguments = command("dqn", "breakout", tmp_path)

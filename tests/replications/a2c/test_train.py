@@ -260,6 +260,7 @@ def test_a_time_cap_is_bootstrapped_through_and_a_fall_is_not(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("task", "settings"), [("breakout", TINY), ("cartpole", {"training_steps": 2000, "num_envs": 3})]
 )
+@pytest.mark.slow
 def test_crashed_and_resumed_it_ends_with_the_same_bytes(task, settings, tmp_path):
     whole = train("a2c", task, tmp_path / "whole", settings)
     run, module, config, _ = open_run("a2c", task, tmp_path / "broken", settings)

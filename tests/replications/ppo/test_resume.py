@@ -13,6 +13,7 @@ TINY = {"training_steps": 1024, "num_envs": 2, "rollout_steps": 64, "minibatch_s
 
 
 @pytest.mark.parametrize("task", ["breakout", "hopper"])
+@pytest.mark.slow
 def test_stopped_by_a_signal_and_killed_it_ends_with_the_same_bytes(task, tmp_path):
     settings = TINY | ({"training_steps": 2048} if task == "hopper" else {})
     whole = train("ppo", task, tmp_path / "whole", settings)
