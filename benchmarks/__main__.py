@@ -468,17 +468,7 @@ def main() -> None:
         print(f"warning: {complaint}; the figures will be too low, and ratios uncertain", flush=True)
     with temporary_folder(known.results) as folder:
         samples, notes = measure(plan, known.parts, threads, folder)
-    about = {
-        "date": machine.now(),
-        "mode": plan.mode,
-        "measured": known.parts,
-        "seconds": round(time.monotonic() - began),
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "commit": machine.commit(),
-        "threads": threads,
-        "load_average": {"start": load, "end": machine.load_average()},
-    }
+    about = machine.about(began, load, threads) | {"mode": plan.mode, "measured": known.parts}
     found = report(samples, notes, about)
     known.out.parent.mkdir(parents=True, exist_ok=True)
     known.out.write_text(json.dumps(found, indent=1) + "\n")

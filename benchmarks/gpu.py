@@ -208,26 +208,16 @@ def main() -> None:
     began, load = time.monotonic(), machine.load_average()
     with temporary_folder(known.results) as folder:
         samples, notes = measure(plan, known.device, known.pong, threads, folder)
-    about = {
-        "date": machine.now(),
-        "mode": plan.mode,
-        "device": known.device,
-        "seconds": round(time.monotonic() - began),
-        "machine": machine.describe()
-        | {"gpu": torch.cuda.get_device_name() if known.device == "cuda" else None, "cuda": torch.version.cuda},
-        "versions": machine.versions(),
-        "commit": machine.commit(),
-        "threads": threads,
-        "load_average": {"start": load, "end": machine.load_average()},
-    }
+    about = machine.about(began, load, threads) | {"mode": plan.mode, "device": known.device}
+    gpu = torch.cuda.get_device_name() if known.device == "cuda" else None
+    about["machine"] |= {"gpu": gpu, "cuda": torch.version.cuda}
     found = results(samples, notes, about)
     known.out.parent.mkdir(parents=True, exist_ok=True)
     known.out.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\n{figures.table(found, FIGURES)}\n")
     for text in [*(f"warning: {w}" for w in found["warnings"]), *(f"note: {n}" for n in notes)]:
         print(text)
-    gpu = about["machine"]["gpu"] or "no GPU"
-    print(f"{about['seconds']} s on {gpu}; {about['machine']['cpu']}, {about['machine']['cores']} cores")
+    print(f"{about['seconds']} s on {gpu or 'no GPU'}; {about['machine']['cpu']}, {about['machine']['cores']} cores")
     print(f"written: {known.out}")
 
 

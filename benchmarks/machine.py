@@ -7,8 +7,10 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -61,6 +63,19 @@ def now() -> str:
 def load_average() -> list[float]:
     """Over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]
+
+
+def about(began: float, load: list[float], threads: int) -> dict[str, Any]:
+    """When and where something was measured, for its JSON. began: time.monotonic() then; load: the load average then."""
+    return {
+        "date": now(),
+        "seconds": round(time.monotonic() - began),
+        "machine": describe(),
+        "versions": versions(),
+        "commit": commit(),
+        "threads": threads,
+        "load_average": {"start": load, "end": load_average()},
+    }
 
 
 def other_load(seconds: float) -> float:

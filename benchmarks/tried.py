@@ -225,16 +225,8 @@ def main() -> None:
     complaints = machine.complaints(load[0], machine.other_load(1.0))
     runs.prepare(1, 0)
     rows = measure(comparisons(), known.rounds, SECONDS)
-    found = {
-        "date": machine.now(),
-        "seconds": round(time.monotonic() - began),
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "commit": machine.commit(),
-        "quiet": not complaints,
-        "warnings": complaints,
-        "rows": rows,
-    }
+    found = machine.about(began, load, torch.get_num_threads())
+    found |= {"quiet": not complaints, "warnings": complaints, "rows": rows}
     known.out.write_text(json.dumps(found, indent=1) + "\n")
     print(table(found))
     if known.write:
