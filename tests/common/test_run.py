@@ -10,7 +10,9 @@ import random
 import shutil
 import signal
 import subprocess
+from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -414,3 +416,18 @@ def test_a_terminal_that_is_gone_stops_nothing(tmp_path, unbroken):
     process.stdout.close()
     assert process.wait(120) == 0
     assert_same(tmp_path / "dqn" / "breakout" / "smoke" / "seed1", unbroken)
+
+
+def test_the_last_scores_are_kept_as_they_are_printed():
+    """A resumed run reads them back from episodes.csv, and its mean of the last hundred must be that of one never stopped."""
+    run = runs.Run.__new__(runs.Run)
+    run.recent, run.frames_per_step = deque(), 4
+    rows = []
+    run._append = lambda name, row: rows.append(row)
+    at = SimpleNamespace(agent_steps=10, episodes=0)
+    scores = np.array([13.231251151234567, 1 / 3])
+    done = np.array([True, True])
+    run.log_episodes(at, SimpleNamespace(done=done, scores=scores, lengths=np.array([5, 6])))
+    run.log_episode(at, 2 / 3, 7)
+    assert list(run.recent) == [float(str(row[3])) for row in rows]
+    assert list(run.recent) == [13.2312512, 0.333333333, 0.666666667]
