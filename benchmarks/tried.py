@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from benchmarks import figures, machine
 from benchmarks.soak import fill
 from benchmarks.timeline import README, put
 from common import run as runs
 from common.errors import UserError, run_main
-from common.learning import BlockConv2d
 from common.replay import Replay
 from common.replay_on_device import ReplayOnDevice
 from replications.dqn import train as dqn
@@ -66,21 +66,61 @@ def batches(ring: int) -> tuple[Call, Call]:
     )
 
 
-class BlockNetwork(dqn.NatureNetwork):
-    """DQN's network with its first convolution in block form, fed with bytes; the same weights give the same numbers."""
+class BlockConv2d(nn.Conv2d):
+    """A convolution of bytes whose kernel is a multiple of its stride, as one of stride 1 on blocks of stride x stride pixels.
 
-    def __init__(self, num_actions: int):
-        super().__init__(num_actions)
-        self.layers[0] = BlockConv2d(4, 32, 8, 4, 1 / 255)
+    The same weights and, up to rounding, the same numbers as `ByteConv2d` without padding: the pixels of a block become
+    channels, of input and kernel alike. Height and width must be multiples of the stride.
+    """
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.layers(states)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        s, (b, c, h, w) = self.stride[0], x.shape
+        pixels = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        blocks = pixels.reshape(b, h // s, s, w // s, s, c).transpose(2, 3).reshape(b, h // s, w // s, s * s * c)
+        k = self.kernel_size[0] // s
+        kernel = (self.weight / 255).reshape(-1, c, k, s, k, s).permute(0, 3, 5, 1, 2, 4)
+        kernel = kernel.reshape(-1, s * s * c, k, k).contiguous(memory_format=torch.channels_last)
+        return functional.conv2d(blocks.permute(0, 3, 1, 2).to(kernel.dtype), kernel, self.bias)
 
 
-def passes(batch: int) -> tuple[Call, Call]:
-    """Forward and backward pass of DQN's network from bytes: as it is, and in block form."""
+class DividedConv2d(nn.Conv2d):
+    """Pixels divided by 255, then `Conv2d`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(self.weight.dtype, memory_format=torch.channels_last).div_(255))
+
+
+class MapLinear(nn.Conv2d):
+    """A linear layer on maps, (B, C, H, W) -> (B, outputs), as a convolution with a kernel as large as they are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).flatten(1)
+
+
+# What else parts of DQN's network could be: name, in words, what is used instead, layers by their number in `NatureNetwork`
+NETWORKS: tuple[tuple[str, str, str, Callable[[], dict[int, nn.Module]]], ...] = (
+    ("block", "first convolution in block form", "ByteConv2d", lambda: {0: BlockConv2d(4, 32, 8, 4)}),
+    ("divided", "pixels divided by 255, then Conv2d", "ByteConv2d", lambda: {0: DividedConv2d(4, 32, 8, 4)}),
+    (
+        "map",
+        "hidden layer as a convolution of the map",
+        "Linear",
+        lambda: {6: nn.Identity(), 7: MapLinear(64, 512, 7)},
+    ),
+)
+
+
+def other_network(layers: dict[int, nn.Module]) -> dqn.NatureNetwork:
+    """DQN's network with some of its layers replaced."""
+    network = dqn.NatureNetwork(ACTIONS)
+    for number, layer in layers.items():
+        network.layers[number] = layer
+    return network.to(memory_format=torch.channels_last)
+
+
+def passes(batch: int, other: nn.Module) -> tuple[Call, Call]:
+    """Forward and backward pass from bytes: of DQN's network, and of another one."""
     states = torch.randint(256, (batch, 4, 84, 84), dtype=torch.uint8)
-    networks = dqn.NatureNetwork(ACTIONS), BlockNetwork(ACTIONS)
 
     def both(network: nn.Module) -> Call:
         def call() -> None:
@@ -89,7 +129,7 @@ def passes(batch: int) -> tuple[Call, Call]:
 
         return call
 
-    return both(networks[0]), both(networks[1])
+    return both(dqn.NatureNetwork(ACTIONS)), both(other)
 
 
 def optimisers(foreach: bool) -> tuple[Call, Call]:
@@ -144,10 +184,11 @@ def comparisons(ring: int = RING, cores: int | None = None, sizes: tuple[int, ..
     for n in threads:
         add("batch", n, work, "torch indexing", "NumPy indexing", sampled)
     for size in sizes:
-        pair = passes(size)
         work = f"DQN's network, forward and backward, batch {size}"
-        for n in threads:
-            add(f"convolution_{size}", n, work, "first convolution in block form", "Conv2d", pair)
+        for name, tried_is, kept_is, layers in NETWORKS:
+            pair = passes(size, other_network(layers()))
+            for n in threads:
+                add(f"{name}_{size}", n, work, tried_is, kept_is, pair)
     for foreach in (False, True):
         pair = optimisers(foreach)
         theirs = f"torch.optim.RMSprop, centred{', foreach' if foreach else ''} (epsilon outside the root)"

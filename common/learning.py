@@ -92,29 +92,17 @@ def make_deterministic(seed: int, threads: int, deterministic: bool = True) -> N
     torch.manual_seed(seed)
 
 
-class BlockConv2d(torch.nn.Conv2d):
-    """A convolution of bytes whose kernel is a multiple of its stride, as one of stride 1 on blocks of stride x stride pixels.
+class ByteConv2d(torch.nn.Conv2d):
+    """`Conv2d` of bytes, taken as numbers from 0 to 1: the 1/255 multiplies the few weights instead of the many pixels.
 
-    The same weights and, up to rounding, the same numbers as `Conv2d` without padding on `scale` times the input: the pixels of
-    a block become channels, of input and kernel alike. CPUs are faster at it, bytes are cheap to rearrange, and the scale
-    multiplies the few weights instead of the many pixels. Height and width must be multiples of the stride.
+    The same numbers as `Conv2d` of the input divided by 255, up to rounding.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, scale: float = 1.0):
-        if kernel % stride:
-            raise ValueError(f"the kernel {kernel} is not a multiple of the stride {stride}")
-        super().__init__(inputs, outputs, kernel, stride)
-        self.scale = scale
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, inputs, H, W) of any dtype -> (B, outputs, (H - kernel) / stride + 1, (W - kernel) / stride + 1)"""
-        s, (b, c, h, w) = self.stride[0], x.shape
-        pixels = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        blocks = pixels.reshape(b, h // s, s, w // s, s, c).transpose(2, 3).reshape(b, h // s, w // s, s * s * c)
-        k = self.kernel_size[0] // s
-        kernel = (self.weight * self.scale).reshape(-1, c, k, s, k, s).permute(0, 3, 5, 1, 2, 4)
-        kernel = kernel.reshape(-1, s * s * c, k, k).contiguous(memory_format=torch.channels_last)
-        return functional.conv2d(blocks.permute(0, 3, 1, 2).to(kernel.dtype), kernel, self.bias)
+        """(B, inputs, H, W) uint8 -> (B, outputs, H', W') of the weights' dtype, in channels_last memory format."""
+        x = x.contiguous(memory_format=torch.channels_last)  # as bytes, which are cheaper to rearrange than floats
+        x = x.to(self.weight.dtype)
+        return functional.conv2d(x, self.weight / 255, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 class RunningMoments:

@@ -24,7 +24,7 @@ from torch import nn
 from common.atari import AtariEnvs, FrameStack
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import BlockConv2d, crossed, flatten_parameters
+from common.learning import ByteConv2d, crossed, flatten_parameters
 from common.papers import Task
 from common.run import Run, main
 
@@ -82,7 +82,7 @@ class ScreenNetwork(nn.Module):
     def __init__(self, num_actions: int, stack: int):
         super().__init__()
         self.torso = nn.Sequential(
-            BlockConv2d(stack, 32, 8, 4, 1 / 255), nn.ReLU(),
+            ByteConv2d(stack, 32, 8, 4), nn.ReLU(),
             nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
             nn.Conv2d(64, 64, 3), nn.ReLU(),
             nn.Flatten(),

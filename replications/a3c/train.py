@@ -28,7 +28,7 @@ from common.atari import AtariEnvs, FrameStack
 from common.envs import GymEnvs, ReplayableEnvs
 from common.errors import UserError
 from common.evaluation import Policy, load_weights
-from common.learning import flatten_parameters
+from common.learning import ByteConv2d, flatten_parameters
 from common.papers import Task
 from common.run import Run, main
 from common.workers import Workers, share_parameters, shared
@@ -106,7 +106,7 @@ class Network(nn.Module):
         else:
             units = 256
             self.torso = nn.Sequential(
-                nn.Conv2d(config.stack, 16, 8, stride=4), nn.ReLU(),
+                ByteConv2d(config.stack, 16, 8, stride=4), nn.ReLU(),
                 nn.Conv2d(16, 32, 4, stride=2), nn.ReLU(),
                 nn.Flatten(),
                 nn.Linear(2592, units), nn.ReLU(),
@@ -121,8 +121,6 @@ class Network(nn.Module):
         sequence: the B states follow each other in one environment (N = 1); else each has an environment of its own (N = B).
         Returns logits or action values (B, A), state values (B,) or None, and hidden after the states.
         """
-        if states.dtype == torch.uint8:
-            states = states.to(torch.float32, memory_format=torch.channels_last).div_(255)
         x = self.torso(states)
         if self.lstm is not None:
             x, (h, c) = self.lstm(x.unsqueeze(1 if sequence else 0), (hidden[:1], hidden[1:]))

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import Captured, crossed, flatten_parameters
+from common.learning import ByteConv2d, Captured, crossed, flatten_parameters
 from common.papers import Task
 from common.replay import Batch, Replay
 from common.run import Run, main
@@ -78,7 +78,7 @@ class Network2013(nn.Module):
     def __init__(self, num_actions: int, stack: int = 4):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(stack, 16, 8, stride=4), nn.ReLU(),
+            ByteConv2d(stack, 16, 8, stride=4), nn.ReLU(),
             nn.Conv2d(16, 32, 4, stride=2), nn.ReLU(),
             nn.Flatten(),
             nn.Linear(2592, 256), nn.ReLU(),
@@ -88,7 +88,7 @@ class Network2013(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """states: (B, stack, 84, 84) uint8 -> action values (B, num_actions) float32."""
-        return self.layers(states.to(torch.float32, memory_format=torch.channels_last).div_(255))
+        return self.layers(states)
 
 
 class MLP(nn.Module):

@@ -26,7 +26,7 @@ from common.atari import AtariEnvs, FrameStack
 from common.envs import GymEnvs, ReplayableEnvs
 from common.errors import UserError
 from common.evaluation import Policy, load_weights
-from common.learning import BlockConv2d, Captured, RunningMoments, crossed, flatten_parameters
+from common.learning import ByteConv2d, Captured, RunningMoments, crossed, flatten_parameters
 from common.papers import Task
 from common.run import Run, main
 
@@ -94,11 +94,11 @@ class ScreenNetwork(nn.Module):
     def __init__(self, num_actions: int, stack: int, kind: str):
         super().__init__()
         if kind == "small":
-            convolutions = [BlockConv2d(stack, 16, 8, 4, 1 / 255), nn.ReLU(), nn.Conv2d(16, 32, 4, 2)]
+            convolutions = [ByteConv2d(stack, 16, 8, 4), nn.ReLU(), nn.Conv2d(16, 32, 4, 2)]
             flat, units = 2592, 256
         else:
             convolutions = [
-                BlockConv2d(stack, 32, 8, 4, 1 / 255),
+                ByteConv2d(stack, 32, 8, 4),
                 nn.ReLU(),
                 nn.Conv2d(32, 64, 4, 2),
                 nn.ReLU(),

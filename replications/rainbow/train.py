@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import Captured, crossed, flatten_parameters
+from common.learning import ByteConv2d, Captured, crossed, flatten_parameters
 from common.papers import Task
 from common.priorities import Priorities
 from common.replay import Batch, Replay
@@ -136,7 +136,7 @@ class RainbowNetwork(nn.Module):
             features, hidden = 128, 128
         else:
             self.torso = nn.Sequential(
-                nn.Conv2d(config.stack, 32, 8, stride=4), nn.ReLU(),
+                ByteConv2d(config.stack, 32, 8, stride=4), nn.ReLU(),
                 nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
                 nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
                 nn.Flatten(),
@@ -166,8 +166,6 @@ class RainbowNetwork(nn.Module):
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """States as above -> (B, num_actions, atoms). Dueling, atom by atom: v_i + a_i(a) - mean_a' a_i(a')."""
-        if states.dtype == torch.uint8:
-            states = states.to(torch.float32, memory_format=torch.channels_last).div_(255)
         features = self.torso(states)
         advantage = self.advantage(features).unflatten(1, (self.num_actions, self.atoms))
         if self.value is None:

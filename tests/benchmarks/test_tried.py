@@ -29,7 +29,7 @@ def test_the_recorded_comparisons_are_all_and_say_whether_the_machine_was_quiet(
     assert found["quiet"] is (not found["warnings"])
     expected = [(c.name, c.threads) for c in tried.comparisons(2000, cores=2, sizes=(32, 256))]
     assert [(row["name"], row["threads"]) for row in found["rows"]] == expected
-    assert len(set(expected)) == len(expected) == 11
+    assert len(set(expected)) == len(expected) == 19
 
 
 def test_rows_say_which_side_is_which():
@@ -80,12 +80,16 @@ def test_both_ways_of_gathering_give_the_same_batch():
     assert kept().states.shape == torchs().states.shape == (32, 4, 84, 84)
 
 
-def test_the_block_form_is_the_same_network():
+@pytest.mark.parametrize("layers", [layers for *_, layers in tried.NETWORKS], ids=[n for n, *_ in tried.NETWORKS])
+def test_the_other_forms_are_the_same_network(layers):
     torch.manual_seed(0)
-    plain, block = dqn.NatureNetwork(6), tried.BlockNetwork(6)
-    block.load_state_dict(plain.state_dict())
+    plain, other = dqn.NatureNetwork(6), tried.other_network(layers())
+    with torch.no_grad():
+        for mine, its in zip(plain.parameters(), other.parameters(), strict=True):
+            its.copy_(mine.reshape(its.shape))
     states = torch.randint(256, (2, 4, 84, 84), dtype=torch.uint8)
-    torch.testing.assert_close(block(states), plain(states), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other(states), plain(states), rtol=1e-4, atol=1e-5)
+    assert any(type(a) is not type(b) for a, b in zip(plain.layers, other.layers, strict=True))
 
 
 def test_the_optimisers_differ_only_in_where_epsilon_stands():

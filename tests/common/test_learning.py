@@ -7,28 +7,25 @@ import pytest
 import torch
 from torch.nn import functional
 
-from common.learning import BlockConv2d, RunningMoments
+from common.learning import ByteConv2d, RunningMoments
 
 
 @pytest.mark.parametrize(
-    ("inputs", "kernel", "stride", "size"), [(4, 8, 4, 84), (3, 4, 2, 20), (2, 3, 1, 7), (1, 6, 2, 14)]
+    ("kernel", "size", "options"),
+    [(8, 84, {"stride": 4}), (3, 7, {"stride": 1}), (3, 9, {"padding": 1, "dilation": 2, "groups": 2})],
 )
-def test_block_convolution_equals_the_plain_one_and_its_gradients(inputs, kernel, stride, size):
+def test_a_convolution_of_bytes_is_that_of_numbers_from_0_to_1(kernel, size, options):
     torch.manual_seed(0)
-    block = BlockConv2d(inputs, 5, kernel, stride, scale=1 / 255)
-    x = torch.randint(0, 256, (3, inputs, size, size), dtype=torch.uint8)
-    weight = block.weight.detach().double().requires_grad_()
-    plain = functional.conv2d(x.double() / 255, weight, block.bias.detach().double(), stride=stride)
-    out = block(x)
+    layer = ByteConv2d(4, 6, kernel, **options)
+    x = torch.randint(0, 256, (3, 4, size, size), dtype=torch.uint8)
+    weight = layer.weight.detach().double().requires_grad_()
+    plain = functional.conv2d(x.double() / 255, weight, layer.bias.detach().double(), **options)
+    out = layer(x)
+    assert out.dtype == torch.float32
     torch.testing.assert_close(out.double(), plain, atol=1e-5, rtol=1e-5)
     (out**2).sum().backward()
     (plain**2).sum().backward()
-    torch.testing.assert_close(block.weight.grad.double(), weight.grad, atol=1e-3, rtol=1e-4)
-
-
-def test_a_kernel_that_is_no_multiple_of_the_stride_is_refused():
-    with pytest.raises(ValueError, match="kernel 5 is not a multiple of the stride 2"):
-        BlockConv2d(1, 1, 5, 2)
+    torch.testing.assert_close(layer.weight.grad.double(), weight.grad, atol=1e-3, rtol=1e-4)
 
 
 def test_running_moments_equal_those_of_all_that_was_seen():
