@@ -130,7 +130,9 @@ class Bench:
         return self.workers[name]
 
     def probe(self, worker: Worker, names: tuple[str, ...], measure: Callable[[], dict[str, float]]) -> None:
-        if not any(probe.names == names for probe in self.rounds):
+        """One that measures all that another does, and perhaps more, takes its place."""
+        if not any(set(names) <= set(probe.names) for probe in self.rounds):
+            self.rounds = [probe for probe in self.rounds if not set(probe.names) <= set(names)]
             self.rounds.append(Probe(worker, names, measure))
 
     def run(self, probes: list[Probe], rounds: int, what: str) -> None:
@@ -187,9 +189,13 @@ class Bench:
 def emulator(bench: Bench, kinds: tuple[str, ...] = ("emulator", "emulator_rgb")) -> None:
     """The emulator alone, one environment."""
     worker = bench.worker("emulation", "emulation:worker")
-    for kind in kinds:
-        name = f"{kind}_steps_per_second"
-        bench.probe(worker, (name,), lambda n=name, k=kind: {n: worker.ask("rate", k, 1, bench.plan.emulator_steps)})
+    names = {kind: f"{kind}_steps_per_second" for kind in kinds}
+
+    def measure() -> dict[str, float]:
+        rates = worker.ask("rates", kinds, 1, bench.plan.emulator_steps)
+        return {names[kind]: rate for kind, rate in rates.items()}
+
+    bench.probe(worker, tuple(names.values()), measure)
 
 
 def environment(bench: Bench) -> None:
@@ -360,12 +366,17 @@ def sb3_is_there(bench: Bench) -> bool:
 def scaling(bench: Bench) -> None:
     """Agent steps/s against the number of environments."""
     worker = bench.worker("emulation", "emulation:worker")
+    kinds = ("emulator", "env_ale", "env_nature")
     for envs in bench.plan.sizes:
-        for kind in ("emulator", "env_ale", "env_nature"):
+        names = {kind: figures.SCALING.format(kind=kind, envs=envs) for kind in kinds}
+        for kind in kinds:
             worker.ask("make", kind, envs)
-            name = figures.SCALING.format(kind=kind, envs=envs)
-            ask = ("rate", kind, envs, max(bench.plan.scaling_steps, 20 * envs))
-            bench.scaling.append(Probe(worker, (name,), lambda n=name, a=ask: {n: worker.ask(*a)}))
+
+        def measure(envs: int = envs, names: dict[str, str] = names) -> dict[str, float]:
+            rates = worker.ask("rates", kinds, envs, max(bench.plan.scaling_steps, 20 * envs))
+            return {names[kind]: rate for kind, rate in rates.items()}
+
+        bench.scaling.append(Probe(worker, tuple(names.values()), measure))
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {

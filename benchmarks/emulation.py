@@ -15,6 +15,7 @@ from benchmarks.process import serve
 from common.atari import NO_CAP, SCREEN, SIZE, AtariEnvs
 
 GAME, NOOP_MAX, FRAME_SKIP = "pong", 30, 4
+TURNS = 10
 KINDS = ("emulator", "emulator_rgb", "env_ale", "env_nature")
 
 
@@ -82,11 +83,18 @@ def subject(kind: str, num_envs: int) -> Callable[[int], float]:
 
 
 def worker(connection: Connection, options: dict[str, Any]) -> None:
-    """Answers ("rate", kind, num_envs, agent steps over all environments) with agent steps/s."""
+    """Answers ("rates", kinds, num_envs, agent steps over all environments) with the agent steps/s of each kind, by its name.
+
+    Kinds take turns of a tenth of the steps, so that slow moments of the machine fall on all of them.
+    """
     made = cache(subject)
 
-    def rate(kind: str, num_envs: int, steps: int) -> float:
-        calls = max(steps // num_envs, 10)
-        return calls * num_envs / made(kind, num_envs)(calls)
+    def rates(kinds: tuple[str, ...], num_envs: int, steps: int) -> dict[str, float]:
+        calls = max(steps // num_envs // TURNS, 1)
+        seconds = dict.fromkeys(kinds, 0.0)
+        for _ in range(TURNS):
+            for kind in kinds:
+                seconds[kind] += made(kind, num_envs)(calls)
+        return {kind: TURNS * calls * num_envs / taken for kind, taken in seconds.items()}
 
-    serve(connection, {"rate": rate, "make": lambda kind, num_envs: made(kind, num_envs) is not None})
+    serve(connection, {"rates": rates, "make": lambda kind, num_envs: made(kind, num_envs) is not None})

@@ -102,7 +102,11 @@ def training(bench: Bench, device: str) -> None:
         bench.probe(worker, (name,), lambda: {name: steps / worker.ask("steps", steps)})
 
     name = "emulator_steps_per_second"
-    bench.probe(emulator, (name,), lambda: {name: emulator.ask("rate", "emulator", ENVS, plan.emulator_steps)})
+    bench.probe(
+        emulator,
+        (name,),
+        lambda: {name: emulator.ask("rates", ("emulator",), ENVS, plan.emulator_steps)["emulator"]},
+    )
     fast = {"variant": "fast", "device": device, "capacity": plan.capacity, "warm_up": plan.fast_warm_up}
     add(
         bench.worker("dqn_fast", "learning:training_worker", **fast),

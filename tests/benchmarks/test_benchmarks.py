@@ -243,6 +243,32 @@ def test_rounds_alternate_and_leave_out_what_fails(tmp_path, monkeypatch):
 # --- the subjects ---
 
 
+def test_a_probe_that_measures_more_takes_the_place_of_one_that_measures_less(tmp_path):
+    subject = bench.Bench(bench.QUICK, tmp_path, 1)
+    for names in (("a",), ("b",), ("a", "c"), ("a",), ("c",)):
+        subject.probe(None, names, dict)
+    assert [probe.names for probe in subject.rounds] == [("b",), ("a", "c")]
+
+
+def test_kinds_of_emulation_take_turns_and_rates_are_of_all_turns(monkeypatch):
+    order = []
+
+    def subject(kind, num_envs):
+        def run(calls):
+            order.append((kind, num_envs, calls))
+            return {"emulator": 1.0, "env_ale": 2.0}[kind] * (2.0 if len(order) > 10 else 1.0)
+
+        return run
+
+    monkeypatch.setattr(emulation, "subject", subject)
+    commands = {}
+    monkeypatch.setattr(emulation, "serve", lambda connection, given: commands.update(given))
+    emulation.worker(None, {})
+    found = commands["rates"](("emulator", "env_ale"), 4, 1200)
+    assert order == [("emulator", 4, 30), ("env_ale", 4, 30)] * 10
+    assert found == {"emulator": 1200 / 15, "env_ale": 1200 / 30}
+
+
 def test_the_bare_emulator_has_the_layers_settings(monkeypatch):
     """Or the ratio of the two would compare different things."""
     made = []

@@ -48,7 +48,10 @@ class Answers(Silent):
         self.asked.append(command)
         if self.name == "update":
             return {"eager": 0.0008, "graph": 0.0001, 100: 0.02}[command[1]]
-        return {"emulation": 20_000.0, "dqn_fast": 4.0, "ppo": 2.0}.get(self.name) or {"training": 90.0, "whole": 120.0}
+        return {"emulation": {"emulator": 20_000.0}, "dqn_fast": 4.0, "ppo": 2.0}.get(self.name) or {
+            "training": 90.0,
+            "whole": 120.0,
+        }
 
 
 @pytest.fixture
@@ -84,7 +87,7 @@ def test_every_figure_from_what_the_processes_answer(answers, tmp_path):
     assert by_name["dqn_fast"].options["variant"] == "fast"
     assert by_name["ppo"].options["paper"] == "ppo"
     assert by_name["ppo"].options["settings"] == {"cuda_graph": True}
-    assert by_name["emulation"].asked[-1] == ("rate", "emulator", 64, gpu.FULL.emulator_steps)
+    assert by_name["emulation"].asked[-1] == ("rates", ("emulator",), 64, gpu.FULL.emulator_steps)
 
 
 def test_what_a_cpu_has_not_and_what_was_not_asked_for_is_null(answers, tmp_path):

@@ -37,6 +37,8 @@ class Silent:
 
     def ask(self, *command):
         self.asked.append(command)
+        if command[0] == "rates":
+            return dict.fromkeys(command[1], 900.0)
         return {"dqn_fast": 2.0, "dqn_beside_fast": 4.0, "a3c": 700.0}.get(self.name, 1.0)
 
     def hang_up(self):
