@@ -47,7 +47,7 @@ class Subject:
             envs.obs_dtype,
             stack=c.stack,
             device=run.device,
-            slack=run.slack(c.replay_capacity),
+            slack=run.slack(c.replay_capacity, c.num_envs),
             folder=run.folder_for_frames(envs),
         )
         self.q, self.target, self.best = (script.make_network(c, self.actions, envs.obs_shape) for _ in range(3))

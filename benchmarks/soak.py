@@ -262,7 +262,8 @@ def soak(minutes: float, every: float, folder: Path, threads: int, overrides: di
     about = {
         "command": f"python -m benchmarks.soak --minutes {minutes:g} --threads {threads}", "began": began, "commit": commit,
         "machine": machine.describe(), "versions": machine.versions(), "load_average": {"start": load, "end": machine.load_average()},
-        "pytorch_threads": run.threads, "replay_slots": config.replay_capacity + run.slack(config.replay_capacity),
+        "pytorch_threads": run.threads,
+        "replay_slots": config.replay_capacity + run.slack(config.replay_capacity, config.num_envs),
     }  # fmt: skip
     return summary(run, about)
 

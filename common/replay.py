@@ -52,11 +52,6 @@ class Batch:
     steps: torch.Tensor | None = None
 
 
-def bytes_needed(capacity: int, slack: int, obs_shape: tuple[int, ...], obs_dtype) -> int:
-    """Bytes of the frames' ring, on disk or in memory."""
-    return (capacity + slack) * int(np.prod(obs_shape)) * np.dtype(obs_dtype).itemsize
-
-
 class Replay:
     """The last `capacity` slots of N environments, uniformly sampled.
 

@@ -202,9 +202,12 @@ class Run:
         collected.rename(aside)
         return aside
 
-    def slack(self, capacity: int) -> int:
-        """Slots of the frames' ring beyond the capacity: what can be written between four checkpoints."""
-        return max(capacity // 10, 300)
+    def slack(self, capacity: int, num_envs: int) -> int:
+        """Slots of the frames' ring beyond the capacity: what can be written between four checkpoints.
+
+        Several environments at once may write so fast that a tenth would mean a checkpoint every few seconds: half.
+        """
+        return max(capacity // (10 if num_envs == 1 else 2), 300)
 
     def folder_for_frames(self, envs: ReplayableEnvs) -> Path | None:
         """Where the replay's frames go: a file for screens, memory for small observations.

@@ -234,7 +234,7 @@ def train(config: Config, run: Run) -> None:
     # Initialise replay memory D, action-value function Q and target action-value function Q^ = Q
     replay = Replay(
         c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack, device=run.device,
-        slack=run.slack(c.replay_capacity), folder=run.folder_for_frames(envs),
+        slack=run.slack(c.replay_capacity, c.num_envs), folder=run.folder_for_frames(envs),
     )  # fmt: skip
     q, target, best = (make_network(c, envs.num_actions, envs.obs_shape).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)

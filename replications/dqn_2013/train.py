@@ -216,7 +216,7 @@ def train(config: Config, run: Run) -> None:
     # Initialise replay memory D and action-value function Q
     replay = Replay(
         c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack, device=run.device,
-        slack=run.slack(c.replay_capacity), folder=run.folder_for_frames(envs),
+        slack=run.slack(c.replay_capacity, c.num_envs), folder=run.folder_for_frames(envs),
     )  # fmt: skip
     q = make_network(c, envs.num_actions, envs.obs_shape).to(run.device)
     optimiser = RMSProp(q, c)

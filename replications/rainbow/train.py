@@ -310,7 +310,7 @@ def train(config: Config, run: Run) -> None:
     # Initialise replay memory D, action-value function Q and target action-value function Q^ = Q
     replay = Replay(
         c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack, n_step=c.n_step,
-        device=run.device, slack=run.slack(c.replay_capacity), folder=run.folder_for_frames(envs),
+        device=run.device, slack=run.slack(c.replay_capacity, c.num_envs), folder=run.folder_for_frames(envs),
     )  # fmt: skip
     # P(i) = p_i^omega / sum_k p_k^omega; a new transition has the largest priority so far
     priorities = Priorities(replay, exponent=c.priority_exponent)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.replay import Replay, bytes_needed
+from common.replay import Replay
 from common.replay_on_device import ReplayOnDevice
 
 STACK = 4
@@ -210,7 +210,8 @@ def test_no_space_is_said_before_training(tmp_path, monkeypatch):
 
 
 def test_a_million_transitions_take_seven_gigabytes():
-    assert bytes_needed(1_000_000, 0, (84, 84), np.uint8) == 7_056_000_000
+    replay = Replay(2000, (84, 84), num_envs=2, slack=100)
+    assert replay.frames.nbytes / 2100 * 1_000_000 == 7_056_000_000
 
 
 def test_an_empty_memory_says_so():

@@ -418,6 +418,15 @@ def test_a_terminal_that_is_gone_stops_nothing(tmp_path, unbroken):
     assert_same(tmp_path / "dqn" / "breakout" / "smoke" / "seed1", unbroken)
 
 
+def test_several_environments_write_more_between_checkpoints(tmp_path):
+    """A million slots, one environment: a checkpoint after 25,000 agent steps at the latest; several: after 125,000."""
+    resolved = papers.resolve(papers.load_paper("dqn"), None, "pong", "smoke")
+    run = runs.Run(resolved, 1, device="cpu", threads=1, results=tmp_path)
+    assert run.slack(1_000_000, 1) == 100_000
+    assert run.slack(1_000_000, 64) == 500_000
+    assert run.slack(1000, 1) == 300  # a small ring has room all the same
+
+
 def test_the_last_scores_are_kept_as_they_are_printed():
     """A resumed run reads them back from episodes.csv, and its mean of the last hundred must be that of one never stopped."""
     run = runs.Run.__new__(runs.Run)
