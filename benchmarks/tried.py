@@ -101,10 +101,11 @@ class MapLinear(nn.Conv2d):
 NETWORKS: tuple[tuple[str, str, str, Callable[[], dict[int, nn.Module]]], ...] = (
     ("block", "first convolution in block form", "ByteConv2d", lambda: {0: BlockConv2d(4, 32, 8, 4)}),
     ("divided", "pixels divided by 255, then Conv2d", "ByteConv2d", lambda: {0: DividedConv2d(4, 32, 8, 4)}),
+    ("product", "hidden layer as a matrix product", "WideLinear", lambda: {7: nn.Linear(3136, 512)}),
     (
         "map",
-        "hidden layer as a convolution of the map",
-        "Linear",
+        "hidden layer as a convolution of the map, backwards too",
+        "WideLinear",
         lambda: {6: nn.Identity(), 7: MapLinear(64, 512, 7)},
     ),
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
@@ -103,6 +106,44 @@ class ByteConv2d(torch.nn.Conv2d):
         x = x.contiguous(memory_format=torch.channels_last)  # as bytes, which are cheaper to rearrange than floats
         x = x.to(self.weight.dtype)
         return functional.conv2d(x, self.weight / 255, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+CONVOLVES = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+LEAST_ROWS, LEAST_INPUTS = 8, 2000  # from here on it pays
+
+
+def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`torch.nn.functional.linear` for thousands of inputs: the same numbers up to rounding, on some CPUs sooner.
+
+    On a CPU with AVX-512 the forward pass of a minibatch is a convolution whose kernel is as long as the row: the same sums, for
+    which oneDNN needs half the time of a matrix product. Everywhere else, and backwards, it is the matrix product.
+    (B, inputs), (outputs, inputs), (outputs,) -> (B, outputs).
+    """
+    if CONVOLVES and len(x) >= LEAST_ROWS and x.shape[1] >= LEAST_INPUTS and x.device.type == "cpu":
+        return _RowConvolution.apply(x, weight, bias)
+    return functional.linear(x, weight, bias)
+
+
+class WideLinear(torch.nn.Linear):
+    """`Linear` by way of `wide_linear`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return wide_linear(x, self.weight, self.bias)
+
+
+class _RowConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        planes = math.gcd(x.shape[1], 64)  # a row as that many planes of 1 x k pixels; any such split has the same sum
+        x, weight = (t.reshape(len(t), 1, -1, planes).permute(0, 3, 1, 2) for t in (x, weight))
+        return functional.conv2d(x, weight, bias).flatten(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x, weight = ctx.saved_tensors
+        return d @ weight, d.t() @ x, d.sum(0)
 
 
 class RunningMoments:

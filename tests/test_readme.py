@@ -67,6 +67,35 @@ def test_results_are_the_recorded_ones(name):
         assert f"{target.task.published.value:g}".replace("-", "\N{MINUS SIGN}") in words
 
 
+def speed_rows() -> list[str]:
+    """The README's table of speed, from the measurements beside the benchmarks."""
+    found = json.loads((ROOT / "benchmarks" / "results.json").read_text())
+
+    def m(name: str) -> float:
+        return found[name]["median"]
+
+    def times(name: str) -> str:
+        low, high = found[name]["spread"]
+        return f"{m(name):.2f} times Stable-Baselines3's ({low:.2f} to {high:.2f})"
+
+    held = m("replay_gb_per_million") - m("replay_slack_gb_per_million")
+    return [
+        f"| DQN | {m('dqn_steps_per_second'):.0f} agent steps/s | {times('dqn_over_sb3')} |",
+        f"| PPO, as in the released code (`ppo2`) | {m('ppo2_steps_per_second'):.0f} agent steps/s | {times('ppo_over_sb3')} |",
+        f"| PPO and A3C, the papers' small network | {m('ppo_steps_per_second'):.0f} and {m('a3c_steps_per_second'):.0f} agent steps/s | |",
+        f"| our environments | | {m('env_over_bare'):.2f} of the bare emulator's rate |",
+        f"| a million transitions | {held:.2f} GB and {m('replay_slack_gb_per_million'):.2f} GB of slack | "
+        f"Stable-Baselines3: {m('sb3_replay_gb_per_million'):.1f} GB |",
+        f"| a batch of 32 out of them | {m('replay_sample_ms'):.2f} ms | |",
+    ]
+
+
+def test_speed_is_the_measured_one():
+    rows = speed_rows()
+    start = README.index(rows[0])
+    assert README[start:].splitlines()[: len(rows)] == rows
+
+
 def test_targets_and_modules_it_names_exist():
     targets = papers.targets()
     named = set(re.findall(r"reports/([a-z0-9_-]+)\.html", README))

@@ -24,7 +24,7 @@ from torch import nn
 from common.atari import AtariEnvs, FrameStack
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, crossed, flatten_parameters
+from common.learning import ByteConv2d, WideLinear, crossed, flatten_parameters
 from common.papers import Task
 from common.run import Run, main
 
@@ -86,7 +86,7 @@ class ScreenNetwork(nn.Module):
             nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
             nn.Conv2d(64, 64, 3), nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(3136, 512), nn.ReLU(),
+            WideLinear(3136, 512), nn.ReLU(),
         )  # fmt: skip
         self.policy, self.value = nn.Linear(512, num_actions), nn.Linear(512, 1)
         initialise(self)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, Captured, crossed, flatten_parameters
+from common.learning import ByteConv2d, Captured, WideLinear, crossed, flatten_parameters
 from common.papers import Task
 from common.replay import Batch, Replay
 from common.run import Run, main
@@ -88,7 +88,7 @@ class NatureNetwork(nn.Module):
             nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
             nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(3136, 512), nn.ReLU(),
+            WideLinear(3136, 512), nn.ReLU(),
             nn.Linear(512, num_actions),
         )  # fmt: skip
         self.to(memory_format=torch.channels_last)  # the same numbers up to rounding, faster

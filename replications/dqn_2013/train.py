@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, Captured, crossed, flatten_parameters
+from common.learning import ByteConv2d, Captured, WideLinear, crossed, flatten_parameters
 from common.papers import Task
 from common.replay import Batch, Replay
 from common.run import Run, main
@@ -81,7 +81,7 @@ class Network2013(nn.Module):
             ByteConv2d(stack, 16, 8, stride=4), nn.ReLU(),
             nn.Conv2d(16, 32, 4, stride=2), nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(2592, 256), nn.ReLU(),
+            WideLinear(2592, 256), nn.ReLU(),
             nn.Linear(256, num_actions),
         )  # fmt: skip
         self.to(memory_format=torch.channels_last)  # the same numbers up to rounding, faster

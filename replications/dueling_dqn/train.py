@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, Captured, crossed, flatten_parameters
+from common.learning import ByteConv2d, Captured, WideLinear, crossed, flatten_parameters
 from common.papers import Task
 from common.priorities import Priorities
 from common.replay import Batch, Replay
@@ -88,7 +88,7 @@ CURVE: tuple[str, ...] = (
 
 
 def stream(features: int, hidden_units: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(features, hidden_units), nn.ReLU(), nn.Linear(hidden_units, outputs))
+    return nn.Sequential(WideLinear(features, hidden_units), nn.ReLU(), nn.Linear(hidden_units, outputs))
 
 
 def combine(values: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:

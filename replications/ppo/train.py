@@ -26,7 +26,7 @@ from common.atari import AtariEnvs, FrameStack
 from common.envs import GymEnvs, ReplayableEnvs
 from common.errors import UserError
 from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, Captured, RunningMoments, crossed, flatten_parameters
+from common.learning import ByteConv2d, Captured, RunningMoments, WideLinear, crossed, flatten_parameters
 from common.papers import Task
 from common.run import Run, main
 
@@ -105,7 +105,7 @@ class ScreenNetwork(nn.Module):
                 nn.Conv2d(64, 64, 3),
             ]
             flat, units = 3136, 512
-        self.torso = nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(flat, units), nn.ReLU())
+        self.torso = nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), WideLinear(flat, units), nn.ReLU())
         self.policy, self.value = nn.Linear(units, num_actions), nn.Linear(units, 1)
         initialise(self)
         self.to(memory_format=torch.channels_last)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from common.atari import AtariEnvs
 from common.envs import GymEnvs, ReplayableEnvs
 from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, Captured, crossed, flatten_parameters
+from common.learning import ByteConv2d, Captured, WideLinear, crossed, flatten_parameters, wide_linear
 from common.papers import Task
 from common.priorities import Priorities
 from common.replay import Batch, Replay
@@ -114,12 +114,12 @@ class NoisyLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (B, inputs) -> (B, outputs)."""
-        y = F.linear(x, self.weight, self.bias)
+        y = wide_linear(x, self.weight, self.bias)
         if self.training:
             outputs, inputs = self.weight.shape
             noise = torch.randn(inputs + outputs, device=x.device)
             noise = noise.sign() * noise.abs().sqrt()
-            y = y + noise[inputs:] * F.linear(x * noise[:inputs], self.weight_sigma, self.bias_sigma)
+            y = y + noise[inputs:] * wide_linear(x * noise[:inputs], self.weight_sigma, self.bias_sigma)
         return y
 
 
@@ -147,7 +147,7 @@ class RainbowNetwork(nn.Module):
         self.register_buffer("z", z if config.distributional else None, persistent=False)
 
         def linear(inputs: int, outputs: int) -> nn.Module:
-            return NoisyLinear(inputs, outputs, config.noisy_sigma) if config.noisy else nn.Linear(inputs, outputs)
+            return NoisyLinear(inputs, outputs, config.noisy_sigma) if config.noisy else WideLinear(inputs, outputs)
 
         def stream(outputs: int) -> nn.Module:
             return nn.Sequential(linear(features, hidden), nn.ReLU(), linear(hidden, outputs))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from common.learning import ByteConv2d, RunningMoments
+from common import learning
+from common.learning import ByteConv2d, RunningMoments, WideLinear
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,27 @@ def test_a_convolution_of_bytes_is_that_of_numbers_from_0_to_1(kernel, size, opt
     (out**2).sum().backward()
     (plain**2).sum().backward()
     torch.testing.assert_close(layer.weight.grad.double(), weight.grad, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "inputs"), [(8, 3136), (32, 2592), (9, 2001), (9, 512), (7, 3136)])
+@pytest.mark.parametrize("convolves", [False, True])
+def test_a_wide_linear_layer_is_the_plain_one_and_its_gradients(monkeypatch, rows, inputs, convolves):
+    torch.manual_seed(0)
+    monkeypatch.setattr(learning, "CONVOLVES", convolves)
+    convolutions = []
+    conv2d = functional.conv2d
+    monkeypatch.setattr(functional, "conv2d", lambda *args: convolutions.append(1) or conv2d(*args))
+    layer, x = WideLinear(inputs, 5), torch.randn(rows, inputs, requires_grad=True)
+    wide = x.detach().double().requires_grad_()
+    weight, bias = (p.detach().double().requires_grad_() for p in (layer.weight, layer.bias))
+    plain, out = functional.linear(wide, weight, bias), layer(x)
+    torch.testing.assert_close(out.double(), plain, atol=1e-5, rtol=1e-5)
+    (out**2).sum().backward()
+    (plain**2).sum().backward()
+    for mine, slow in ((x, wide), (layer.weight, weight), (layer.bias, bias)):
+        torch.testing.assert_close(mine.grad.double(), slow.grad, atol=1e-4, rtol=1e-4)
+    assert len(convolutions) == (convolves and rows >= 8 and inputs > 2000)
+    assert layer(x[:0]).shape == (0, 5)
 
 
 def test_running_moments_equal_those_of_all_that_was_seen():
