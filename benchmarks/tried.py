@@ -90,24 +90,11 @@ class DividedConv2d(nn.Conv2d):
         return super().forward(x.to(self.weight.dtype, memory_format=torch.channels_last).div_(255))
 
 
-class MapLinear(nn.Conv2d):
-    """A linear layer on maps, (B, C, H, W) -> (B, outputs), as a convolution with a kernel as large as they are."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).flatten(1)
-
-
 # What else parts of DQN's network could be: name, in words, what is used instead, layers by their number in `NatureNetwork`
 NETWORKS: tuple[tuple[str, str, str, Callable[[], dict[int, nn.Module]]], ...] = (
     ("block", "first convolution in block form", "ByteConv2d", lambda: {0: BlockConv2d(4, 32, 8, 4)}),
     ("divided", "pixels divided by 255, then Conv2d", "ByteConv2d", lambda: {0: DividedConv2d(4, 32, 8, 4)}),
     ("product", "hidden layer as a matrix product", "WideLinear", lambda: {7: nn.Linear(3136, 512)}),
-    (
-        "map",
-        "hidden layer as a convolution of the map, backwards too",
-        "WideLinear",
-        lambda: {6: nn.Identity(), 7: MapLinear(64, 512, 7)},
-    ),
 )
 
 
