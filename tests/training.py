@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from common import papers
 from common import run as runs
 
@@ -94,3 +96,11 @@ def train_in_two(monkeypatch, steps: int, paper: str, task: str, results: Path, 
         else:
             raise AssertionError(f"the run came to its end before agent step {steps}")
     return train(paper, task, results, overrides, **options)
+
+
+def on_numbers(layers: torch.nn.Sequential) -> torch.nn.Sequential:
+    """The same layers and weights with PyTorch's own convolution first: for pixels that have been divided by 255 already."""
+    first = layers[0]
+    plain = torch.nn.Conv2d(first.in_channels, first.out_channels, first.kernel_size, first.stride)
+    plain.weight, plain.bias = first.weight, first.bias
+    return torch.nn.Sequential(plain, *layers[1:])

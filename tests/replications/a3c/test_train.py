@@ -31,6 +31,7 @@ from replications.a3c.train import (
     q_loss,
     sample,
 )
+from tests.training import on_numbers
 
 PAPER = Config()
 CARTPOLE = dataclasses.replace(
@@ -118,7 +119,7 @@ def test_parameter_counts_and_shapes():
     assert sum(p.numel() for p in q.parameters()) == 677_429 - 257
     x = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
     y, sizes = x.float() / 255, []
-    for layer in network.torso:
+    for layer in on_numbers(network.torso):
         y = layer(y)
         sizes.append(tuple(y.shape[1:]))
     assert sizes[0] == (16, 20, 20)
@@ -289,6 +290,7 @@ def test_update_of_the_convolutional_network_against_float64_autograd():
     notes = recorded(worker)
     slow = Network(config, 4, (84, 84)).double()
     slow.load_state_dict(everyone.network.state_dict())
+    slow.torso = on_numbers(slow.torso)
     worker.work()
     note = notes[0]
     x = torch.from_numpy(note["states"]) / 255

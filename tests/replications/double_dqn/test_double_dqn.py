@@ -25,7 +25,7 @@ from replications.double_dqn.train import (
     q_targets,
     update,
 )
-from tests.training import TINY, train, train_in_two
+from tests.training import TINY, on_numbers, train, train_in_two
 
 PAPER = Config()
 TUNED = Config(**resolve("double_dqn", "tuned", "pong", "paper").settings)
@@ -193,11 +193,13 @@ def test_update_of_the_tuned_network_against_float64_autograd():
     update(q, target, optimiser, Batch(frames[:, :-1], a, r, frames[:, 1:], end, np.zeros((16, 2), int)), TUNED)
 
     rows = torch.arange(16)
-    chosen = slow.layers(frames[:, 1:].double() / 255).argmax(1)
-    valued = slow_target.layers(frames[:, 1:].double() / 255).detach()
+    chosen = on_numbers(slow.layers)(frames[:, 1:].double() / 255).argmax(1)
+    valued = on_numbers(slow_target.layers)(frames[:, 1:].double() / 255).detach()
     assert (chosen != valued.argmax(1)).any()
     delta = (
-        r.double() + 0.99 * valued[rows, chosen] * (~end).double() - slow.layers(frames[:, :-1].double() / 255)[rows, a]
+        r.double()
+        + 0.99 * valued[rows, chosen] * (~end).double()
+        - on_numbers(slow.layers)(frames[:, :-1].double() / 255)[rows, a]
     )
     torch.where(delta.abs() <= 1, delta**2 / 2, delta.abs() - 0.5).sum().backward()
     for fast, plain in zip(q.parameters(), slow.parameters(), strict=True):

@@ -24,6 +24,7 @@ from replications.dqn.train import (
     q_targets,
     update,
 )
+from tests.training import on_numbers
 
 PAPER = Config()
 
@@ -47,7 +48,7 @@ def test_network_shapes_and_parameter_count():
     x = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
     sizes = []
     y = x.float() / 255
-    for layer in q.layers:
+    for layer in on_numbers(q.layers):
         y = layer(y)
         sizes.append(tuple(y.shape[1:]))
     assert [s for s in sizes if len(s) == 3][::2] == [(32, 20, 20), (64, 9, 9), (64, 7, 7)]
@@ -174,8 +175,11 @@ def test_update_of_the_convolutional_network_against_float64_autograd():
     end = torch.from_numpy(rng.random(32) < 0.5)
     update(q, target, optimiser, Batch(frames[:, :-1], a, r, frames[:, 1:], end, np.zeros((32, 2), int)), PAPER)
 
-    y = r.double() + 0.99 * slow_target.layers(frames[:, 1:].double() / 255).amax(1).detach() * (~end).double()
-    delta = y - slow.layers(frames[:, :-1].double() / 255)[torch.arange(32), a]
+    y = (
+        r.double()
+        + 0.99 * on_numbers(slow_target.layers)(frames[:, 1:].double() / 255).amax(1).detach() * (~end).double()
+    )
+    delta = y - on_numbers(slow.layers)(frames[:, :-1].double() / 255)[torch.arange(32), a]
     torch.where(delta.abs() <= 1, delta**2 / 2, delta.abs() - 0.5).sum().backward()
     for fast, plain in zip(q.parameters(), slow.parameters(), strict=True):
         d = plain.grad

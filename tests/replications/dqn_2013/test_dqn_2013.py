@@ -29,7 +29,7 @@ from replications.dqn_2013.train import (
     q_targets,
     update,
 )
-from tests.training import open_run, train
+from tests.training import on_numbers, open_run, train
 
 PAPER = Config()
 TINY = {
@@ -64,7 +64,7 @@ def test_network_shapes_and_parameter_count():
     assert sum(p.numel() for p in q.parameters()) == 677_172
     x = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
     sizes, y = [], x.float() / 255
-    for layer in q.layers:
+    for layer in on_numbers(q.layers):
         y = layer(y)
         sizes.append(tuple(y.shape[1:]))
     assert sizes == [(16, 20, 20)] * 2 + [(32, 9, 9)] * 2 + [(2592,)] + [(256,)] * 2 + [(4,)]

@@ -28,7 +28,7 @@ from replications.dueling_dqn.train import (
     q_targets,
     update,
 )
-from tests.training import TINY, train, train_in_two
+from tests.training import TINY, on_numbers, train, train_in_two
 
 PAPER = Config()
 SINGLE, PRIORITIZED = (
@@ -94,7 +94,7 @@ def test_the_network_is_the_torso_and_both_streams():
     torch.manual_seed(0)
     q = make_network(PAPER, 4, SCREENS)
     states = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
-    features = q.layers[:-1](states.float() / 255)
+    features = on_numbers(q.layers[:-1])(states.float() / 255)
     assert features.shape == (3, 3136)
     head = q.layers[-1]
     value, advantage = head.values(features), head.advantages(features)
@@ -127,7 +127,7 @@ def test_every_convolution_sees_the_rescaled_gradient():
         q(states)[:, 1].sum().backward()
     ours = [layer.weight.grad.clone() for layer in q.layers[:-1] if hasattr(layer, "weight")]
     q.zero_grad()
-    features = q.layers[:-1](states.float() / 255)
+    features = on_numbers(q.layers[:-1])(states.float() / 255)
     combine(q.layers[-1].values(features), q.layers[-1].advantages(features))[:, 1].sum().backward()
     plain = [layer.weight.grad for layer in q.layers[:-1] if hasattr(layer, "weight")]
     assert len(ours) == 3
