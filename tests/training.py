@@ -13,6 +13,7 @@ import torch
 
 from common import papers
 from common import run as runs
+from common.learning import ByteConv2d, WideLinear
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,8 +100,16 @@ def train_in_two(monkeypatch, steps: int, paper: str, task: str, results: Path, 
 
 
 def on_numbers(layers: torch.nn.Sequential) -> torch.nn.Sequential:
-    """The same layers and weights with PyTorch's own convolution first: for pixels that have been divided by 255 already."""
-    first = layers[0]
-    plain = torch.nn.Conv2d(first.in_channels, first.out_channels, first.kernel_size, first.stride)
-    plain.weight, plain.bias = first.weight, first.bias
-    return torch.nn.Sequential(plain, *layers[1:])
+    """The same weights in PyTorch's own layers, none of this repository's: for pixels that have been divided by 255 already."""
+    plain = []
+    for layer in layers:
+        if isinstance(layer, ByteConv2d):
+            own = torch.nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
+        elif isinstance(layer, WideLinear):
+            own = torch.nn.Linear(layer.in_features, layer.out_features)
+        else:
+            plain.append(layer)
+            continue
+        own.weight, own.bias = layer.weight, layer.bias
+        plain.append(own)
+    return torch.nn.Sequential(*plain)
