@@ -119,7 +119,7 @@ rule evaluate:
         protocol=flow.protocol,  # evaluates again when it changes
         folder=lambda wildcards, input: Path(input.run).parent,
     shell:
-        "python -m common.evaluation {params.folder:q} {resources.flags} 2>&1 | tee -i {log:q}"
+        "python -m common.runs.evaluate {params.folder:q} {resources.flags} 2>&1 | tee -i {log:q}"
 
 
 rule report:

@@ -12,7 +12,7 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 
 from benchmarks.process import serve
-from common.atari import NO_CAP, SCREEN, SIZE, AtariEnvs
+from common.environments.atari import NO_CAP, SCREEN, SIZE, AtariEnvs
 
 GAME, NOOP_MAX, FRAME_SKIP = "pong", 30, 4
 TURNS = 10

@@ -17,9 +17,9 @@ from benchmarks.learning import TASK
 from benchmarks.process import Finished, serve
 from benchmarks.soak import fill
 from common import papers
-from common import run as runs
-from common.learning import Captured
-from common.replay import Replay
+from common.learning.layers import Captured
+from common.learning.replay import Replay
+from common.runs import run as runs
 
 WAITS = "called a synchronizing CUDA operation"  # how PyTorch's sync debug mode begins its warning
 PONG_SCORE = 18.0

@@ -16,10 +16,10 @@ import torch
 
 from benchmarks.process import Gate, serve
 from common import papers
-from common import run as runs
-from common.estimate import Probe
-from common.evaluation import play_steps
-from common.replay import Replay
+from common.evaluation.protocol import play_steps
+from common.learning.replay import Replay
+from common.runs import run as runs
+from common.runs.estimate import Probe
 
 TASK = "pong"
 NEVER = 10**9  # agent steps

@@ -13,7 +13,7 @@ import torch
 from benchmarks.learning import open_run
 from benchmarks.machine import peak_resident_gb, resident_gb
 from benchmarks.process import serve
-from common.replay import Replay
+from common.learning.replay import Replay
 
 EPISODE = 1000  # agent steps of a synthetic episode
 MARKS = 10  # times that resident memory is noted while the ring fills

@@ -15,9 +15,9 @@ import numpy as np
 
 from benchmarks.process import serve
 from benchmarks.soak import fill
-from common import run as runs
-from common.priorities import Priorities
-from common.replay import Replay
+from common.learning.priorities import Priorities
+from common.learning.replay import Replay
+from common.runs import run as runs
 
 LEAVES, FRAMES, BATCH = 1_000_000, 50_000, 32
 EXPONENT = 0.6  # Schaul et al. 2016, Table 3, proportional

@@ -26,9 +26,9 @@ import psutil
 
 from benchmarks import machine
 from benchmarks.learning import open_run
-from common import run as runs
-from common.checkpoint import write_json
 from common.errors import UserError, run_main
+from common.runs import run as runs
+from common.runs.checkpoint import write_json
 
 MINUTES = 30.0  # a shorter soak shows less; only one of this length or longer replaces soak.json
 EPISODE = 1000  # agent steps of a synthetic episode

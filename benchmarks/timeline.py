@@ -24,9 +24,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks import machine
 from benchmarks.learning import REPLAY_START, WARM_UP, PausingRun, open_run, throughput_settings
 from benchmarks.process import Finished
-from common import atari
+from common.environments import atari
 from common.errors import UserError, run_main
-from common.replay import Replay
+from common.learning.replay import Replay
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- timeline: written by python -m benchmarks.timeline --write -->", "<!-- end of timeline -->"

@@ -27,10 +27,10 @@ from torch.nn import functional
 from benchmarks import figures, machine
 from benchmarks.soak import fill
 from benchmarks.timeline import README, put
-from common import run as runs
 from common.errors import UserError, run_main
-from common.replay import Replay
-from common.replay_on_device import ReplayOnDevice
+from common.learning.replay import Replay
+from common.learning.replay_on_device import ReplayOnDevice
+from common.runs import run as runs
 from replications.dqn import train as dqn
 
 BEGIN, END = "<!-- tried: written by python -m benchmarks.tried --write -->", "<!-- end of tried -->"

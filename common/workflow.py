@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from common import papers
-from common.devices import detect_device
 from common.errors import UserError, one_of
 from common.papers import BUDGETS, Resolved, Target
-from common.units import plural
-from common.validation import validate
+from common.papers.units import plural
+from common.papers.validation import validate
+from common.runs.devices import detect_device
 
 PAGE, SUFFIX = "reports/", ".html"
 INDEX = f"{PAGE}index{SUFFIX}"

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from markupsafe import Markup, escape
 
-from common.statistics import DASH, format_number, seed_interval
+from common.evaluation.statistics import DASH, format_number, seed_interval
 
 MAX_POINTS = 500  # a curve; fewer where many seeds share the page
 POINTS_A_CHART = 6000  # over all its seeds

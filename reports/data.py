@@ -162,7 +162,7 @@ def _bad(path: Path, what: str) -> UserError:
     if "recorded" in path.parts:
         fix = f"restore it: git checkout -- {path.parent}"
     elif path.name in ("evaluation.json", "values.json"):
-        fix = f"delete it and evaluate again: python -m common.evaluation {path.parent}"
+        fix = f"delete it and evaluate again: python -m common.runs.evaluate {path.parent}"
     else:
         fix = f"delete the folder {path.parent} and run the same command again"
     return UserError(f"{path}: {what}; {fix}")

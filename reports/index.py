@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common import papers
 from common.errors import UserError, run_main
-from common.verdict import WORDS
+from common.evaluation.verdict import WORDS
 from reports.overview import SIGNS, Entry, aggregates, all_targets, cell, entry_of
 from reports.render import build, environment, write
 

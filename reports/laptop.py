@@ -16,8 +16,8 @@ from markupsafe import Markup, escape
 
 from common import papers
 from common.errors import UserError
-from common.statistics import Estimate, as_printed, decimals_for, format_number
-from common.verdict import Verdict, decide_claims, judge_claim, open_claim, seeds_in_words, state
+from common.evaluation.statistics import Estimate, as_printed, decimals_for, format_number
+from common.evaluation.verdict import Verdict, decide_claims, judge_claim, open_claim, seeds_in_words, state
 from reports.charts import PALETTE, Scale, _svg, short_count, tick_labels, ticks
 from reports.data import SEED, SIZE, _bad, _object, differences, read_json
 from reports.section import repeat_command, resolved_for, size_name
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def undecided(self) -> dict[str, str]:
-        """Why measures could not be taken (common/laptop.py), by name."""
+        """Why measures could not be taken (common/runs/laptop.py), by name."""
         return self.run["provenance"].get("undecided", {})
 
 

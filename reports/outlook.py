@@ -12,7 +12,7 @@ import statistics as st
 import numpy as np
 from markupsafe import Markup, escape
 
-from common.statistics import format_number
+from common.evaluation.statistics import format_number
 from reports.charts import significant, thin
 from reports.data import Run, read_values
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from common import papers
 from common.errors import UserError
-from common.statistics import (
+from common.evaluation.statistics import (
     decimals_for,
     format_number,
     format_percent,
@@ -19,7 +19,7 @@ from common.statistics import (
     median_over_games,
     median_over_games_interval,
 )
-from common.verdict import Verdict, score_in_words, seeds_in_words, state
+from common.evaluation.verdict import Verdict, score_in_words, seeds_in_words, state
 from reports import laptop
 from reports.data import Run, find_runs, rank
 from reports.section import size_name, verdict_of, waiting_verdict

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from common.errors import UserError
-from common.statistics import format_number
+from common.evaluation.statistics import format_number
 from reports.charts import Series
 
 FILE = "reference_curves.csv"

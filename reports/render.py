@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from common import papers
 from common.errors import UserError, run_main
-from common.verdict import WORDS, state
+from common.evaluation.verdict import WORDS, state
 from reports import laptop
 from reports.data import find_runs, rank
 from reports.outlook import excerpt_of, shown_outlook, size
@@ -91,7 +91,7 @@ def excerpt(path: Path, room: int) -> tuple[bytes, float, float] | None:
     """(video, its seconds, the whole's seconds): the first part of at most 45 seconds, shorter where `room` bytes ask
     for that. None where not even a few seconds fit, or the file is no video.
     """
-    from common.video import cut, frame_count, frame_rate
+    from common.evaluation.video import cut, frame_count, frame_rate
 
     try:
         fps = frame_rate(path)
@@ -172,7 +172,7 @@ def build(
         if not candidates:
             raise UserError(
                 f"no recorded run of {target.name} in {places['recorded']}; leave out source=recorded to train it "
-                f"(snakemake reports/{target.name}.html), or record a finished run with python -m common.record RUN_DIR"
+                f"(snakemake reports/{target.name}.html), or record a finished run with python -m common.runs.record RUN_DIR"
             )
         candidates[0]["replay"] = replay_check(candidates[0])
         candidates[0]["notes"] += left_out

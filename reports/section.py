@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from common import papers
 from common.errors import UserError
-from common.statistics import as_printed, decimals_for, format_number, format_percent
-from common.verdict import THRESHOLD, Published, Verdict, decide, score_in_words, seeds_in_words, state
+from common.evaluation.statistics import as_printed, decimals_for, format_number, format_percent
+from common.evaluation.verdict import THRESHOLD, Published, Verdict, decide, score_in_words, seeds_in_words, state
 from reports.charts import Chart, Line, PictureRow, picture, series_of, short_count, strips
 from reports.data import Run, differences
 from reports.outlook import outlook_of
@@ -397,7 +397,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
 
 def replay_check(section: dict) -> dict | None:
     """Ten recorded episodes played again from the recorded weights, or why that cannot be done."""
-    from common.evaluation import replay_recorded  # loads torch, which a page without a check does not need
+    from common.evaluation.protocol import replay_recorded  # loads torch, which a page without a check does not need
 
     kept = [run for run in section["finished"] if (run.folder / "model.safetensors").is_file()]
     if not kept:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.statistics import DASH, as_printed, decimals_for, format_number, format_percent, standard_error
-from common.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
+from common.evaluation.statistics import DASH, as_printed, decimals_for, format_number, format_percent, standard_error
+from common.evaluation.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
 from reports.charts import short_count
 from reports.data import Run, read_curve
 from reports.reference import Reference
@@ -479,7 +479,7 @@ def progress_rows(runs: Sequence[Run], reference: Reference | None = None) -> li
                 "message": status.get("message"),
                 "quiet": quiet,
                 "course": reference.course(*scores[-1]) if reference and scores else None,
-                "command": f"./run python -m common.evaluation {shown(run.folder)}"
+                "command": f"./run python -m common.runs.evaluate {shown(run.folder)}"
                 if run.state == "unevaluated"
                 else None,
             }

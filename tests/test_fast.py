@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import papers
-from common import run as runs
-from common.atari import AtariEnvs
-from common.learning import Captured
-from common.replay import Replay
-from common.replay_on_device import ReplayOnDevice
+from common.environments.atari import AtariEnvs
+from common.learning.layers import Captured
+from common.learning.replay import Replay
+from common.learning.replay_on_device import ReplayOnDevice
+from common.runs import run as runs
 from tests.training import TINY, train
 
 FAMILY = ("dqn_2013", "dqn", "double_dqn", "prioritized_dqn", "dueling_dqn", "rainbow")

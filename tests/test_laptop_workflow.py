@@ -38,7 +38,7 @@ def test_from_nothing_to_a_recorded_page(tmp_path):
     assert snakemake(root, *order, log=again).wait(120) == 0
     assert "Nothing to be done" in again.read_text()
 
-    command = [sys.executable, "-m", "common.record", "--allow-smoke", *map(str, runs)]
+    command = [sys.executable, "-m", "common.runs.record", "--allow-smoke", *map(str, runs)]
     subprocess.run(command, cwd=root, check=True, timeout=120)
     shutil.rmtree(root / "results")
     recorded = tmp_path / "recorded"

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from common import devices, papers
+from common import papers
 from common.errors import UserError
+from common.runs import devices
 from common.workflow import Flow, checked_config
 from tests.toy import write_toy
 
@@ -467,7 +468,7 @@ def test_the_command_lines_text_and_numbers_are_put_into_type():
 
 
 def test_config_yaml_says_the_schemas_defaults():
-    from common.validation import load_yaml
+    from common.papers.validation import load_yaml
 
     assert load_yaml(ROOT / "config.yaml") == checked_config({})
 
@@ -588,7 +589,7 @@ def test_torch_for_cuda_is_told_by_its_version_file(monkeypatch, tmp_path):
 def test_each_training_takes_a_gpu_of_its_own(tmp_path):
     code = """
 import os
-from common.devices import claim_gpu
+from common.runs.devices import claim_gpu
 print(claim_gpu(), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 input()
 """
@@ -624,7 +625,7 @@ def test_lint_and_format(snakemake):
 
 @pytest.mark.parametrize("profile", sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml")))
 def test_profiles_hold_options_that_snakemake_knows(profile, snakemake):
-    from common.validation import load_yaml
+    from common.papers.validation import load_yaml
 
     known = set(re.findall(r"(?<=--)[a-z][a-z-]+", snakemake(ROOT, "--help")))
     plugins = ("slurm-", "kubernetes-")

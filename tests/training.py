@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from common import papers
-from common import run as runs
-from common.learning import ByteConv2d, WideLinear
+from common.learning.layers import ByteConv2d, WideLinear
+from common.runs import run as runs
 
 ROOT = Path(__file__).resolve().parent.parent
 

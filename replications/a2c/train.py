@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.atari import AtariEnvs, FrameStack
-from common.envs import GymEnvs, ReplayableEnvs
-from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, WideLinear, crossed, flatten_parameters
+from common.environments.atari import AtariEnvs, FrameStack
+from common.environments.vector import GymEnvs, ReplayableEnvs
+from common.evaluation.protocol import Policy, load_weights
+from common.learning.layers import ByteConv2d, WideLinear, crossed, flatten_parameters
 from common.papers import Task
-from common.run import Run, main
+from common.runs.run import Run, main
 
 # --- constants ---
 

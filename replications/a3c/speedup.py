@@ -21,11 +21,11 @@ from statistics import fmean
 from typing import Any
 
 from common import papers
-from common import run as runs
-from common.checkpoint import write_json
 from common.errors import UserError, one_of
-from common.laptop import Findings, main
-from common.units import plural
+from common.papers.units import plural
+from common.runs import run as runs
+from common.runs.checkpoint import write_json
+from common.runs.laptop import Findings, main
 from replications.a3c import train
 
 METHODS = {  # a value of train.Config.algorithm: its name

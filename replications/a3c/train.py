@@ -24,14 +24,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.atari import AtariEnvs, FrameStack
-from common.envs import GymEnvs, ReplayableEnvs
+from common.environments.atari import AtariEnvs, FrameStack
+from common.environments.vector import GymEnvs, ReplayableEnvs
 from common.errors import UserError
-from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, flatten_parameters
+from common.evaluation.protocol import Policy, load_weights
+from common.learning.layers import ByteConv2d, flatten_parameters
+from common.learning.workers import Workers, share_parameters, shared
 from common.papers import Task
-from common.run import Run, main
-from common.workers import Workers, share_parameters, shared
+from common.runs.run import Run, main
 
 DEVICE = "cpu"  # workers are processes of the CPU, as in the paper
 

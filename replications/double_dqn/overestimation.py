@@ -16,7 +16,7 @@ import numpy as np
 from scipy import integrate, stats
 
 from common.errors import UserError
-from common.laptop import Findings, main
+from common.runs.laptop import Findings, main
 
 
 @dataclass(frozen=True)

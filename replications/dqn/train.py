@@ -19,13 +19,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.atari import AtariEnvs
-from common.envs import GymEnvs, ReplayableEnvs
-from common.evaluation import Policy, load_weights
-from common.learning import ByteConv2d, Captured, WideLinear, crossed, flatten_parameters
+from common.environments.atari import AtariEnvs
+from common.environments.vector import GymEnvs, ReplayableEnvs
+from common.evaluation.protocol import Policy, load_weights
+from common.learning.batch import Batch
+from common.learning.layers import ByteConv2d, Captured, WideLinear, crossed, flatten_parameters
+from common.learning.replay import Replay
 from common.papers import Task
-from common.replay import Batch, Replay
-from common.run import Run, main
+from common.runs.run import Run, main
 
 # --- constants ---
 

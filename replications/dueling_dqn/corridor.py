@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import UserError
-from common.laptop import Findings, main
+from common.runs.laptop import Findings, main
 
 
 @dataclass(frozen=True)

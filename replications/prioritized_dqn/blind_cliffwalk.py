@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from common.errors import UserError
-from common.laptop import Findings, main
+from common.runs.laptop import Findings, main
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ import pytest
 from benchmarks import __main__ as bench
 from benchmarks import emulation, figures, learning, machine, picture, timeline
 from benchmarks.process import Finished, Gate, Worker, WorkerFailed
-from common import atari, papers
+from common import papers
+from common.environments import atari
 from common.errors import UserError
-from common.replay import Replay
+from common.learning.replay import Replay
 from replications.dqn.train import Config
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -13,9 +13,9 @@ import torch
 from benchmarks import __main__ as bench
 from benchmarks import gpu, gpu_subjects, learning, machine
 from common import papers
-from common import run as runs
 from common.errors import UserError
-from common.learning import Captured
+from common.learning.layers import Captured
+from common.runs import run as runs
 from replications.dqn.train import Config
 from tests.benchmarks.test_papers import Silent
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import soak
-from common.replay import Replay
+from common.learning.replay import Replay
 
 
 def test_slope_leaves_out_the_first_quarter():

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks import timeline, tried
-from common.replay import Replay
-from common.replay_on_device import ReplayOnDevice
+from common.learning.replay import Replay
+from common.learning.replay_on_device import ReplayOnDevice
 from replications.dqn import train as dqn
 
 

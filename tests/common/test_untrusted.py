@@ -22,9 +22,11 @@ import pytest
 import torch
 from safetensors.torch import save as save_tensors
 
-from common import evaluation, papers, record
-from common.checkpoint import Checkpoints
+from common import papers
 from common.errors import UserError
+from common.evaluation import protocol as evaluation
+from common.runs import record
+from common.runs.checkpoint import Checkpoints
 from common.workflow import checked_config
 from reports import data
 from reports.render import build
@@ -637,7 +639,7 @@ def test_nothing_of_ours_runs_what_it_reads():
     assert {str(path.relative_to(ROOT)): bad for path in files if (bad := unsafe(ast.parse(path.read_text())))} == {}
     import yaml
 
-    from common.validation import _Loader
+    from common.papers.validation import _Loader
 
     assert issubclass(_Loader, (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common import papers
-from common.video import write_mp4
+from common.evaluation.video import write_mp4
 from reports.render import build
 from reports.target import Target
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from common import papers
-from common.verdict import WORDS
-from common.video import write_mp4
+from common.evaluation.verdict import WORDS
+from common.evaluation.video import write_mp4
 from reports import index
 from reports.render import build, write
 from reports.target import load_target

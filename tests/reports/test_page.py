@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import common.evaluation
+import common.evaluation.protocol
 from common import papers
 from common.errors import UserError
-from common.statistics import seed_interval
-from common.video import frame_count
+from common.evaluation.statistics import seed_interval
+from common.evaluation.video import frame_count
 from reports import render as render_module
 from reports.charts import PictureRow, Scale, picture, series_of, short_count, thin, ticks
 from reports.data import read_curve
@@ -158,7 +158,7 @@ def test_trained_but_not_evaluated(toy):
     (write_run(toy) / "evaluation.json").unlink()
     p = page(toy)
     assert p.html["data-verdict"] == "in_progress"
-    assert "python -m common.evaluation results/toy/pong/hour/seed1" in p.words
+    assert "python -m common.runs.evaluate results/toy/pong/hour/seed1" in p.words
 
 
 def test_unfinished_seed_stays_out_of_the_verdict(toy):
@@ -250,13 +250,13 @@ def test_recorded_page_replays_ten_episodes(toy, monkeypatch):
     write_run(toy, size="paper", seed=1, mean=18.0, frames=PAPER_FRAMES, recorded=True)
     write_run(toy, size="paper", seed=2, mean=18.4, frames=PAPER_FRAMES, recorded=True, weights=True)
     write_run(toy, size="paper", seed=3, mean=18.8, frames=PAPER_FRAMES, recorded=True)
-    monkeypatch.setattr(common.evaluation, "replay_recorded", replayed(10))
+    monkeypatch.setattr(common.evaluation.protocol, "replay_recorded", replayed(10))
     p = page(toy, source="recorded")
     assert (p.html["data-verdict"], p.html["data-source"], p.html["data-size"]) == ("replicated", "recorded", "paper")
     assert "All 10 gave exactly the recorded score" in p.words
     assert "10 recorded episodes of seed 2" in p.words
     assert "--config source=recorded" in p.words
-    monkeypatch.setattr(common.evaluation, "replay_recorded", replayed(7))
+    monkeypatch.setattr(common.evaluation.protocol, "replay_recorded", replayed(7))
     p = page(toy, source="recorded")
     assert "7 of 10 gave exactly the recorded score (recorded mean 18.40, replayed mean 17.90)" in p.words
     assert "Floating-point" in p.words
@@ -273,7 +273,7 @@ def test_recorded_without_weights_or_without_anything(toy):
 def test_with_recorded_results_asked_for_damaged_ones_of_ones_own_do_not_matter(toy, monkeypatch):
     write_run(toy, recorded=True, weights=True)
     (write_run(toy) / "run.json").write_text("{")
-    monkeypatch.setattr(common.evaluation, "replay_recorded", replayed(10))
+    monkeypatch.setattr(common.evaluation.protocol, "replay_recorded", replayed(10))
     p = page(toy, source="recorded")
     assert (p.html["data-verdict"], p.html["data-source"]) == ("reached", "recorded")
     assert [s["id"] for s in p.data["sections"]] == ["recorded-hour"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.learning import flatten_parameters
+from common.learning.layers import flatten_parameters
 from common.papers import check_defaults, load_paper
 from replications.a2c import train as script
 from replications.a2c.train import (

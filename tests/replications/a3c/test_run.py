@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from common import run as runs
-from common.checkpoint import Checkpoints
 from common.errors import UserError
+from common.runs import run as runs
+from common.runs.checkpoint import Checkpoints
 from replications.a3c.train import Config
 from tests.training import command, open_run, start, train, wait_for
 

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from common import laptop, papers
-from common import run as runs
-from common.checkpoint import Checkpoints
+from common import papers
 from common.errors import UserError
+from common.runs import laptop
+from common.runs import run as runs
+from common.runs.checkpoint import Checkpoints
 from replications.a3c import speedup, train
 from replications.a3c.speedup import Config, experiment, printed, read_plan, speed_up, time_to_reference
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.envs import GymEnvs
-from common.evaluation import play_group, play_steps
+from common.environments.vector import GymEnvs
+from common.evaluation.protocol import play_group, play_steps
 from common.papers import check_defaults, find_task, load_paper, resolve
 from replications.a3c.train import (
     FINAL_EXPLORATION,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.learning.batch import Batch
 from common.papers import check_defaults, load_paper, resolve
-from common.replay import Batch
 from replications.double_dqn import train as script
 from replications.double_dqn.train import (
     MLP,

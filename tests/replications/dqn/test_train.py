@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.learning.batch import Batch
 from common.papers import check_defaults, load_paper
-from common.replay import Batch
 from replications.dqn.train import (
     MLP,
     Config,

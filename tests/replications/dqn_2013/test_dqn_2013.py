@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from common import run as runs
-from common.evaluation import evaluate_run
+from common.evaluation.protocol import evaluate_run
+from common.learning.batch import Batch
 from common.papers import check_defaults, load_paper, resolve
-from common.replay import Batch
+from common.runs import run as runs
 from replications.dqn_2013 import train as script
 from replications.dqn_2013.train import (
     MLP,

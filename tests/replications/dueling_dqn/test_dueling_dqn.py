@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from common.learning.batch import Batch
+from common.learning.priorities import Priorities
+from common.learning.replay import Replay
 from common.papers import check_defaults, load_paper, resolve
-from common.priorities import Priorities
-from common.replay import Batch, Replay
 from replications.dueling_dqn.train import (
     Config,
     Dueling,

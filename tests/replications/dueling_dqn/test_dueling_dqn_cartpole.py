@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.evaluation import evaluate_run
+from common.evaluation.protocol import evaluate_run
 from tests.training import train
 
 

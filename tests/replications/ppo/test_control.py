@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common import papers
-from common.verdict import decide
+from common.evaluation.verdict import decide
 
 TASKS = {
     "half_cheetah": "HalfCheetah", "hopper": "Hopper", "inverted_double_pendulum": "InvertedDoublePendulum",

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.evaluation import evaluate_run
+from common.evaluation.protocol import evaluate_run
+from common.learning.batch import Batch
+from common.learning.priorities import Priorities, Proportional, RankBased
 from common.papers import check_defaults, load_paper, resolve
-from common.priorities import Priorities, Proportional, RankBased
-from common.replay import Batch
 from replications.double_dqn.train import Config as DoubleConfig
 from replications.prioritized_dqn import train as script
 from replications.prioritized_dqn.train import (

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from common.evaluation import evaluate_run
+from common.evaluation.protocol import evaluate_run
+from common.learning.batch import Batch
+from common.learning.priorities import Priorities
+from common.learning.replay import Replay
 from common.papers import check_defaults, load_paper, resolve
-from common.priorities import Priorities
-from common.replay import Batch, Replay
 from replications.rainbow import train as script
 from replications.rainbow.train import (
     Adam,

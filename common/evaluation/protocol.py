@@ -1,0 +1,430 @@
+"""The papers' evaluation: phases during training, the final episodes that are compared with the printed score, replays.
+
+Every episode has a seed of its own, for its no-ops and for its exploration, so that it can be played again. Episodes are played
+in groups of ten with one batched forward pass: the rounding of a batch of another size can differ, and with it a greedy action.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+
+from common.environments.atari import FrameStack
+from common.errors import UserError
+from common.evaluation.filming import FPS, Outlook, action_names, listening, write_values
+from common.files import write_json
+from common.learning.layers import make_deterministic
+
+# states (N, stack, *obs_shape) and one random generator per environment -> actions (N,) int64
+Policy = Callable[[np.ndarray, list[np.random.Generator]], np.ndarray]
+
+GROUP = 10  # episodes played together
+THREADS = 1  # of PyTorch in the final evaluation, whatever the machine: another number can round differently
+
+
+@dataclass
+class Episode:
+    """One evaluation episode: its seed, raw score, length in agent steps, and, on request, its RGB screens with what the
+    agent's network said of them.
+
+    discounted_return: see `ReturnMeter`; None where the agent has no discount.
+    """
+
+    seed: int
+    score: float
+    length: int
+    screens: list[np.ndarray] = field(default_factory=list, repr=False)
+    discounted_return: float | None = None
+    outlook: Outlook | None = field(default=None, repr=False)
+
+    def as_row(self) -> dict:
+        row = {"seed": self.seed, "score": self.score, "length": self.length}
+        return row if self.discounted_return is None else row | {"discounted_return": self.discounted_return}
+
+
+class ReturnMeter:
+    """What an agent's values estimate, measured in N environments: the discounted sum of the rewards that follow a state.
+
+    Rewards are clipped where the agent learns from clipped ones, and the sum ends with a lost life where learning does.
+    An episode's number is the mean over its states; rewards after a time cap are not known and count as zero.
+    """
+
+    def __init__(self, num_envs: int, config):
+        # where rewards are normalised by moments, values are not of the rewards themselves
+        self.discount = None if getattr(config, "normalise", False) else getattr(config, "discount", None)
+        self.clip = getattr(config, "reward_clip", None) or None  # 0: not clipped
+        self.lives_end = getattr(config, "life_loss_terminal", False)
+        # A reward r after k states adds r (1 + discount + ... + discount^(k-1)) to the sum over these states
+        self.weight, self.total = np.zeros(num_envs), np.zeros(num_envs)
+
+    def add(self, step) -> None:
+        if self.discount is not None:
+            rewards = step.rewards if self.clip is None else step.rewards.clip(-self.clip, self.clip)
+            self.weight = 1 + self.discount * self.weight
+            self.total += self.weight * rewards
+            self.weight[step.life_lost & self.lives_end] = 0
+
+    def mean(self, env: int, length: int) -> float | None:
+        """Of the first episode in an environment, when it has just ended."""
+        return None if self.discount is None else float(self.total[env] / length)
+
+
+def load_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Loads tensors by parameter name, of any float type. Raises ValueError when names or shapes do not fit."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if wanted != given:
+        odd = sorted(set(wanted.items()) ^ set(given.items()))[0]
+        raise ValueError(f"the weights do not fit the network, first at {odd[0]!r} of shape {odd[1]}")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} holds values that are not numbers")
+    module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()})
+
+
+def choose(policy: Policy, states: np.ndarray, epsilon: float, rngs: list, num_actions: int) -> np.ndarray:
+    """The policy's actions, each replaced by a uniformly random one with probability epsilon."""
+    actions = policy(states, rngs)
+    for i, rng in enumerate(rngs):
+        if rng.random() < epsilon:
+            actions[i] = rng.integers(num_actions)
+    return actions
+
+
+def begin(policy: Policy, begins: np.ndarray) -> None:
+    """Tells a policy with a memory of its own, a method `start`, that episodes begin in the masked environments (N,)."""
+    if hasattr(policy, "start"):
+        policy.start(begins)
+
+
+def play_steps(
+    policy: Policy, envs, stack: int, steps: int, epsilon: float, rng: np.random.Generator, check=lambda: None
+) -> np.ndarray:
+    """Plays `steps` agent steps in one environment; returns the raw scores of the episodes that ended, the last partial one
+    dropped. `check` is called every hundred steps and may raise."""
+    stacked = FrameStack(1, stack, envs.obs_shape, envs.obs_dtype)
+    everyone = np.ones(1, dtype=bool)
+    stacked.start(envs.reset(), everyone)
+    begin(policy, everyone)
+    scores = []
+    for t in range(steps):
+        if t % 100 == 0:
+            check()
+        step = envs.step(choose(policy, stacked.planes, epsilon, [rng], envs.num_actions))
+        stacked.push(step.obs)
+        if step.done[0]:
+            scores.append(step.scores[0])
+            stacked.start(envs.restart(everyone), everyone)
+            begin(policy, everyone)
+    return np.array(scores)
+
+
+def evaluation_phase(
+    script, config, task, policy: Policy, run_seed: int, number: int, max_frames: int | None = None, check=lambda: None
+) -> np.ndarray:
+    """Phase `number` of a training: raw scores of the episodes that ended, in an environment of its own with a seed of its own.
+
+    max_frames: emulator frames after which a game is cut, as in the final evaluation; None: never. Scores under different caps
+    cannot be compared, and a policy that is stuck would never end a game.
+    """
+    seed = int(np.random.SeedSequence((run_seed, 0xEA, number)).generate_state(1)[0] >> 1)
+    options = {"max_frames": max_frames} if task.kind == "atari" else {}
+    envs = script.make_envs(config, task, 1, seed, **options)
+    rng = np.random.default_rng(seed)
+    scores = play_steps(policy, envs, config.stack, config.evaluation_steps, config.evaluation_epsilon, rng, check)
+    envs.close()
+    return scores
+
+
+def play_group(
+    policy: Policy, envs, stack: int, seeds: np.ndarray, epsilon: float, film: int | None = None, check=lambda: None,
+    config=None,
+) -> list[Episode]:  # fmt: skip
+    """One whole episode in each of the N environments, with the given seeds (N,). film: whose screens to keep."""
+    n = len(seeds)
+    stacked = FrameStack(n, stack, envs.obs_shape, envs.obs_dtype)
+    rngs = [np.random.default_rng(int(seed)) for seed in seeds]
+    stacked.start(envs.reset(seeds), np.ones(n, dtype=bool))
+    begin(policy, np.ones(n, dtype=bool))
+    episodes: list[Episode | None] = [None] * n
+    screens: list[np.ndarray] = []
+    outlook = Outlook()
+    returns = ReturnMeter(n, config)
+    t = 0
+    while any(e is None for e in episodes):
+        if t % 100 == 0:
+            check()
+        filming = film is not None and episodes[film] is None
+        if filming:
+            screens.append(envs.screen(film))
+        with listening(filming) as heard:
+            actions = choose(policy, stacked.planes, epsilon, rngs, envs.num_actions)
+        if heard:
+            outlook.add(heard[0], film, envs.num_actions, actions[film])
+        step = envs.step(actions)
+        stacked.push(step.obs)
+        returns.add(step)
+        for i in np.flatnonzero(step.done):
+            if episodes[i] is None:
+                length = int(step.lengths[i])
+                episodes[i] = Episode(
+                    int(seeds[i]), float(step.scores[i]), length, discounted_return=returns.mean(i, length)
+                )
+        if step.done.any():  # those that have finished play on, unrecorded, so that the batch keeps its size
+            stacked.start(envs.restart(step.done), step.done)
+            begin(policy, step.done)
+        t += 1
+    if film is not None:
+        episodes[film].screens, episodes[film].outlook = screens, outlook
+    return episodes
+
+
+def episode_seeds(run_seed: int, first: int, count: int) -> np.ndarray:
+    """(count,) int64 seeds of the final evaluation's episodes number `first` onwards, 31 bits."""
+    return np.array(
+        [np.random.SeedSequence((run_seed, 0xE7A1, e)).generate_state(1)[0] >> 1 for e in range(first, first + count)],
+        dtype=np.int64,
+    )
+
+
+class Agent:
+    """A trained policy with its game, by run folder: what notebooks, evaluation and the page use.
+
+    agent = Agent("replications/dqn/recorded/base/pong/hour/seed1"); print(agent.play(1)[0].score)
+    """
+
+    def __init__(self, run_dir: str | Path, device: str = "auto"):
+        from common.papers import resolve
+
+        self.folder = Path(run_dir)
+        self.run = read_run(self.folder)
+        r = self.run
+        self.device = (
+            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+        )
+        try:  # the settings too: of names and types that the script knows
+            resolved = resolve(r["paper"], r["variant"], r["task"], r["budget"], r["settings"])
+        except UserError as problem:
+            raise UserError(f"{self.folder / 'run.json'}: {problem}") from None
+        self.protocol, self.task = resolved.protocol, resolved.task
+        self.script = importlib.import_module(f"replications.{r['paper']}.train")
+        self.config = self.script.Config(**r["settings"])
+        try:
+            probe = self._envs(1)
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as problem:
+            raise UserError(
+                f"{self.folder / 'run.json'}: no environment can be made with its settings ({problem})"
+            ) from None
+        self.num_actions, self.obs_shape = probe.num_actions, probe.obs_shape
+        probe.close()
+        path = self.folder / "model.safetensors"
+        try:
+            weights = load_tensors(path.read_bytes())
+            self.policy = self.script.load_policy(self.config, self.num_actions, self.obs_shape, weights, self.device)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: only runs whose weights were kept can be played") from None
+        except (SafetensorError, ArithmeticError, RuntimeError, TypeError, ValueError) as problem:
+            raise UserError(f"{path} cannot be used ({problem}); train that run again") from None
+
+    def _envs(self, num_envs: int, film: bool = False):
+        config = (
+            replace(self.config, noop_max=self.protocol.noop_max) if hasattr(self.config, "noop_max") else self.config
+        )
+        options = {"max_frames": self.protocol.max_frames, "keep_rgb": film} if self.task.kind == "atari" else {}
+        return self.script.make_envs(config, self.task, num_envs, 0, **options)
+
+    def play(
+        self, episodes: int, first: int = 0, seed: int | None = None, film: int | None = None, check=lambda: None
+    ) -> list[Episode]:
+        """Episodes number `first` onwards by the paper's protocol. film: keep the screens of that one (an episode number)."""
+        seeds = episode_seeds(self.run["seed"] if seed is None else seed, first, episodes)
+        played: list[Episode] = []
+        for start in range(0, episodes, GROUP):
+            group = seeds[start : start + GROUP]
+            camera = film - first - start if film is not None and 0 <= film - first - start < len(group) else None
+            envs = self._envs(len(group), camera is not None)
+            played += play_group(
+                self.policy, envs, self.config.stack, group, self.protocol.epsilon, camera, check, self.config
+            )
+            envs.close()
+        return played
+
+
+def read_run(folder: Path) -> dict:
+    """run.json, checked for what is needed to evaluate. Raises UserError when it is missing or torn."""
+    from common.papers import NAME
+
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_text())
+        missing = [k for k in ("paper", "variant", "task", "budget", "seed", "settings", "result") if k not in run]
+        if missing:
+            raise ValueError(f"no {missing[0]!r}")
+        for key in ("paper", "variant", "task"):  # they become folders and a module
+            if not (isinstance(run[key], str) and NAME.fullmatch(run[key])) and (
+                key != "variant" or run[key] is not None
+            ):
+                raise ValueError(f"{key} {str(run[key])[:40]!r} is not a name of a-z, 0-9 and _")
+        if not isinstance(run["budget"], str):
+            raise ValueError("budget is not text")
+        if type(run["seed"]) is not int or not 0 <= run["seed"] < 2**63:
+            raise ValueError(f"seed {str(run['seed'])[:40]} is not a whole number of 0 or more")
+        if not isinstance(run["settings"], dict) or type(run["result"]["best_agent_step"]) is not int:
+            raise ValueError("settings is not a mapping, or result.best_agent_step not a number")
+        if run["result"]["best_agent_step"] < 0:
+            raise ValueError("result.best_agent_step is below 0")
+        return run
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: the run has not finished; start the same command again to go on") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as problem:
+        raise UserError(
+            f"{path} is torn ({problem}); start the training command again, it writes the file anew"
+        ) from None
+
+
+def evaluate_run(folder: Path, device: str = "auto") -> dict:
+    """The final evaluation of a finished run: writes episode.mp4 (the median episode), best.mp4 (the best one, where it is
+    better), values.json (what the network said while they were filmed) and evaluation.json there, returns the latter."""
+    folder = Path(folder)
+    make_deterministic(0, THREADS)
+    agent = Agent(folder, device)
+    protocol, run = agent.protocol, agent.run
+    started = time.monotonic()
+    total = protocol.episodes + protocol.extra_episodes
+    last_line = [started]
+
+    scores: list[Episode] = []
+    extra: list[Episode] = []
+
+    def check() -> None:
+        if time.monotonic() - last_line[0] > 10:
+            last_line[0] = time.monotonic()
+            print(f"evaluation: {len(scores) + len(extra)} of {total} episodes", flush=True)
+
+    for start in range(0, protocol.episodes, GROUP):
+        scores += agent.play(min(GROUP, protocol.episodes - start), start, check=check)
+    # a whole number of groups apart, so that the first ones do not depend on how many follow
+    first_extra = -(-protocol.episodes // GROUP) * GROUP
+    for start in range(0, protocol.extra_episodes, GROUP):
+        extra += agent.play(min(GROUP, protocol.extra_episodes - start), first_extra + start, check=check)
+    seconds = time.monotonic() - started
+
+    median, best = episodes_to_film([e.score for e in scores])
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    films = {"median": (median, film(agent, scores, median, folder / "episode.mp4", check))}
+    if best is None:
+        (folder / "best.mp4").unlink(missing_ok=True)
+    else:
+        films["best"] = (best, film(agent, scores, best, folder / "best.mp4", check))
+    write_values(folder, action_names(agent.task, agent.num_actions), films, digest)
+
+    score, of, count = seed_score(protocol.score, run, scores, folder)
+    evaluation = {
+        "paper": run["paper"], "variant": run["variant"], "task": run["task"], "budget": run["budget"], "seed": run["seed"],
+        "weights": protocol.weights, "weights_agent_step": run["result"]["best_agent_step"],
+        "weights_sha256": digest, "protocol": asdict(protocol), "score": score, "score_of": {"kind": of, "episodes": count},
+        "episodes": [e.as_row() for e in scores], "extra_episodes": [e.as_row() for e in extra],
+        "video": {"episode": median, "score": scores[median].score},
+        "best_video": None if best is None else {"episode": best, "score": scores[best].score}, "device": str(agent.device),
+    }  # fmt: skip
+    write_json(folder / "evaluation.json", evaluation)
+    print(
+        f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s", flush=True
+    )
+    return evaluation
+
+
+def episodes_to_film(scores: list[float]) -> tuple[int, int | None]:
+    """The numbers of the median episode and of the best one; None for the latter where it is no better."""
+    order = np.argsort(scores, kind="stable")
+    median, best = int(order[(len(order) - 1) // 2]), int(np.argmax(scores))
+    return median, best if scores[best] > scores[median] else None
+
+
+def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lambda: None) -> Outlook:
+    """Plays the group of an episode again, its camera on, and writes the whole episode as video; returns what the network said."""
+    from common.evaluation.video import write_mp4
+
+    group = number - number % GROUP
+    size = min(GROUP, agent.protocol.episodes - group)
+    filmed = agent.play(size, group, film=number, check=check)[number - group]
+    if filmed.as_row() != played[number].as_row():
+        raise RuntimeError(f"filming changed episode {number}: {filmed.as_row()} instead of {played[number].as_row()}")
+    write_mp4(path, filmed.screens, fps=FPS)
+    return filmed.outlook
+
+
+def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> tuple[float, str, int | None]:
+    """One seed's score as the paper defines it, what it is a mean of, and over how many episodes.
+
+    kind: evaluation_mean, best_phase (whose episodes are not counted: None) or last_100_episodes of training. The last one is
+    read from the run's episodes.csv, which UserError says when it cannot be; fewer than 100 may have ended. Without any, and
+    without any phase that saw a game end, the score is the mean of the episodes played: evaluation_mean.
+    """
+    mean = float(np.mean([e.score for e in played])), "evaluation_mean", len(played)
+    best = run["result"]["best_score"]
+    if kind == "best_phase" and best is not None:
+        return best, kind, None
+    if kind != "last_100_episodes":
+        return mean
+    path = folder / "episodes.csv"
+    try:
+        with open(path, newline="") as file:
+            scores = [float(row["score"]) for row in csv.DictReader(file)][-100:]
+    except (OSError, KeyError, TypeError, ValueError) as problem:
+        raise UserError(
+            f"{path} cannot be read ({problem}); start the training again, it writes the file anew"
+        ) from None
+    if not scores:  # a smoke run of a game with long episodes
+        print(f"no training episode ended: the score is the mean of the {len(played)} games just played", flush=True)
+        return mean
+    return float(np.mean(scores)), kind, len(scores)
+
+
+def replay_recorded(folder: Path, episodes: int = 10, device: str = "auto") -> dict:
+    """Plays the first recorded episodes again from the recorded weights: how many come out identical, and both means."""
+    folder = Path(folder)
+    path = folder / "evaluation.json"
+    try:
+        recorded = json.loads(path.read_text())
+        expected = recorded["episodes"][:episodes]
+        if not expected or not all(
+            isinstance(r[k], int | float) for r in expected for k in ("seed", "score", "length")
+        ):
+            raise ValueError("its episodes are not lists of seed, score and length")
+        if not isinstance(recorded["weights_sha256"], str):
+            raise ValueError("weights_sha256 is not text")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as problem:
+        raise UserError(
+            f"{path} cannot be used ({problem}); evaluate again: python -m common.runs.evaluate {folder}"
+        ) from None
+    make_deterministic(0, THREADS)
+    agent = Agent(folder, device)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if digest != recorded["weights_sha256"]:
+        raise UserError(
+            f"{folder / 'model.safetensors'} is not the file that {folder / 'evaluation.json'} was made with; restore both"
+        )
+    started = time.monotonic()
+    group = min(GROUP, len(recorded["episodes"]))
+    played = agent.play(max(group, len(expected)))[: len(expected)]
+    same = sum(
+        (e.seed, e.score, e.length) == (r["seed"], r["score"], r["length"])
+        for e, r in zip(played, expected, strict=True)
+    )
+    return {
+        "replayed": len(played), "identical": same,
+        "recorded_mean": float(np.mean([r["score"] for r in expected])), "replayed_mean": float(np.mean([e.score for e in played])),
+        "seconds": round(time.monotonic() - started, 1), "device": str(agent.device),
+    }  # fmt: skip

@@ -1,0 +1,98 @@
+"""The replay memory's copy on a GPU, out of which batches are made without waiting for the host.
+
+Every array of the memory that a batch is made of has a copy here, flat over environments and slots; what is written to the memory
+is brought over at once. `gather` is tensor operations only, so that it can be part of a CUDA graph (`common/learning/layers.py`).
+A test compares its batches with those that `Replay` makes on a CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.learning.batch import Batch
+
+ARRAYS = ("actions", "rewards", "terminals", "complete", "age", "frames")
+
+
+class ReplayOnDevice:
+    """A copy of a `Replay` on `device`. Places are flat: environment * slots + slot, (B,) int64 on the device."""
+
+    def __init__(self, replay: Any, device: torch.device | str):
+        self.replay, self.device = replay, torch.device(device)
+        self.slots, self.n_step = replay.slots, replay.n_step
+        self.envs = torch.arange(replay.num_envs, device=self.device) * self.slots
+        self.lags = torch.arange(-(replay.stack - 1), 2, device=self.device)  # stack and successor, relative to a place
+        self.ahead = torch.arange(replay.n_step or 1, device=self.device)
+        places = replay.num_envs * replay.slots
+        self.there = {
+            name: torch.from_numpy(
+                np.zeros((places, *getattr(replay, name).shape[2:]), getattr(replay, name).dtype)
+            ).to(self.device)
+            for name in ARRAYS
+        }
+
+    def write(self, names: tuple[str, ...], envs: np.ndarray, slot: np.ndarray) -> None:
+        """Brings over what the memory now holds at (environment, slot)."""
+        places = self._send(envs * self.slots + slot)
+        for name in names:
+            self.there[name].index_copy_(0, places, self._send(getattr(self.replay, name)[envs, slot]))
+
+    def load(self) -> None:
+        """Brings over everything."""
+        for name, there in self.there.items():
+            array = getattr(self.replay, name).reshape(len(there), *there.shape[1:])
+            for start in range(0, len(there), 65_536):
+                there[start : start + 65_536] = self._send(array[start : start + 65_536])
+
+    def places(self, indices: np.ndarray) -> torch.Tensor:
+        """(B, 2) indices (environment, slot) of the memory -> (B,) places."""
+        return self._send(indices[:, 0] * self.slots + indices[:, 1])
+
+    def current(self, newest: np.ndarray) -> torch.Tensor:
+        """(N, stack, *obs_shape): the states that end with each environment's newest slot, (N,)."""
+        return self._stacked(self.envs + self._send(newest), self.lags[:-1])
+
+    def gather(self, places: torch.Tensor) -> Batch:
+        """The transitions at (B,) places; their `indices` are None."""
+        there = self.there
+        if self.n_step is None:
+            frames = self._stacked(places, self.lags)
+            return Batch(
+                states=frames[:, :-1],
+                actions=there["actions"][places].long(),
+                rewards=there["rewards"][places],
+                next_states=frames[:, 1:],
+                terminals=there["terminals"][places],
+            )
+        ahead = self._around(places, self.ahead)
+        terminal, complete = there["terminals"][ahead], there["complete"][ahead]
+        # A step counts if it was taken (the last observation of an episode has none) and no terminal came before it
+        earlier = (terminal & complete).cumsum(dim=1) - (terminal & complete).long()
+        counts = (complete.cumsum(dim=1) == self.ahead + 1) & (earlier == 0)
+        steps = counts.sum(dim=1)
+        return Batch(
+            states=self._stacked(places, self.lags[:-1]),
+            actions=there["actions"][places].long(),
+            rewards=there["rewards"][ahead] * counts,
+            next_states=self._stacked(self._around(places, steps.unsqueeze(1)).squeeze(1), self.lags[:-1]),
+            terminals=terminal.gather(1, steps.unsqueeze(1) - 1).squeeze(1),
+            steps=steps,
+        )
+
+    def _around(self, places: torch.Tensor, lags: torch.Tensor) -> torch.Tensor:
+        """Places (B,) and lags (K,) or (B, K) in slots -> (B, K) places in the same environment's ring."""
+        slot = places.unsqueeze(1) % self.slots
+        return places.unsqueeze(1) - slot + (slot + lags) % self.slots
+
+    def _stacked(self, places: torch.Tensor, lags: torch.Tensor) -> torch.Tensor:
+        """Frames around places, (B, len(lags), *obs_shape), zero where a lag reaches before the episode's start."""
+        around = self._around(places, lags)
+        frames = self.there["frames"].index_select(0, around.flatten()).unflatten(0, around.shape)
+        before_start = -lags > self.there["age"][places].unsqueeze(1)
+        return frames.masked_fill_(before_start.reshape(*around.shape, *[1] * (frames.dim() - 2)), 0)
+
+    def _send(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(array)).to(self.device, non_blocking=True)

@@ -1,0 +1,298 @@
+"""What a run will do: its settings, its protocol, and every difference from the paper with its reason.
+
+Settings resolve in one order: `Config` defaults (the paper, literally) < variant < task < budget < command line.
+A laptop task has a script and a `Config` of its own, so the settings of its variant and of the paper-wide budgets do
+not apply to it; its own `settings` and `budgets` do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from common.errors import UserError, one_of
+from common.papers.config_fields import Field, check_value
+from common.papers.model import Budget, Constant, Paper, Protocol, Task, Variant
+from common.papers.units import FRAMES, agent_steps_to_frames, frames_to_agent_steps
+
+BUDGETS = ("smoke", "hour", "paper")
+SIZE = re.compile(r"smoke|hour|paper|frames-[1-9][0-9]*")
+
+
+# --- resolving ---
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One difference from the paper. `origin`: paper, variant, task, budget, command line, or listed (words only)."""
+
+    what: str
+    paper: Any
+    ours: Any
+    unit: str
+    source: str
+    reason: str
+    origin: str
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a run will do: `settings` are keyword arguments of Config; `sources` says which layer set each of them."""
+
+    paper: Paper
+    variant: Variant
+    task: Task
+    budget: str  # smoke | hour | paper | frames-N
+    settings: dict[str, Any]
+    sources: dict[str, str]
+    protocol: Protocol
+    deviations: tuple[Deviation, ...]
+    frames_per_agent_step: int
+    expect: str | dict[str, str]
+
+    @property
+    def frames(self) -> int | None:
+        """Length of the training in emulator frames."""
+        steps = self.settings.get("training_steps")
+        return None if steps is None else agent_steps_to_frames(steps, self.frames_per_agent_step)
+
+    @property
+    def paper_fraction(self) -> float | None:
+        """Length of the training as a part of the paper's."""
+        if self.frames is None or not self.task.paper_frames:
+            return None
+        return self.frames / self.task.paper_frames
+
+
+def constants_of(paper: Paper, task: Task) -> dict[str, Constant]:
+    """By field: the paper's for its agent, the task's own for one with a script of its own."""
+    return constants_by_field(paper if task.script == "train" else replace(paper, constants=task.constants))
+
+
+def constants_by_field(paper: Paper) -> dict[str, Constant]:
+    found: dict[str, Constant] = {}
+    for constant in paper.constants:
+        if constant.field in found:
+            raise UserError(
+                f"{paper.file}: constants {found[constant.field].name!r} and {constant.name!r} both name the field "
+                f"{constant.field!r}; set field: null on one"
+            )
+        if constant.field:
+            found[constant.field] = constant
+    return found
+
+
+def paper_value(name: str, fields: Mapping[str, Field], constants: Mapping[str, Constant]) -> Any:
+    return constants[name].expected if name in constants else fields[name].default
+
+
+def same(a: Any, b: Any) -> bool:
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+def typed(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> dict[str, Any]:
+    typed = {}
+    for name, value in settings.items():
+        if name not in fields:
+            raise UserError(f"{where}: unknown setting {name!r}{one_of(name, fields, shown=40)}")
+        try:
+            typed[name] = check_value(fields[name], value)
+        except ValueError as error:
+            raise UserError(f"{where}.{name}: {error}") from None
+    return typed
+
+
+def check_defaults(paper: Paper) -> list[str]:
+    """Each way in which `Config` does not say what paper.yaml says; empty when all is well.
+
+    A default that is not the constant's `ours`, or a field that is neither in a constant nor under `engineering`.
+    """
+    constants, problems = constants_by_field(paper), []
+    for name, (_, default) in paper.fields().items():
+        if name in constants and not same(default, constants[name].ours):
+            c = constants[name]
+            problems.append(f"Config.{name} is {default!r}, paper.yaml says {c.ours!r} {c.field_unit} ({c.name})")
+        elif name not in constants and name not in paper.engineering:
+            problems.append(f"Config.{name} is in no constant of {paper.file}; add it there, or under `engineering`")
+    for task in {task.script: task for task in paper.tasks.values() if task.constants}.values():
+        own = constants_of(paper, task)
+        for name, (_, default) in paper.fields(task.script).items():
+            if name not in own:
+                problems.append(f"{task.script}: Config.{name} is in no constant of the task {task.name}")
+            elif not same(default, own[name].ours):
+                problems.append(f"{task.script}: Config.{name} is {default!r}, paper.yaml says {own[name].ours!r}")
+    return problems
+
+
+def resolve_loaded(
+    paper: Paper, variant: Variant, task: Task, budget: str, overrides: Mapping[str, Any] | None = None
+) -> Resolved:
+    """`resolve` of common.papers, for what has been loaded already."""
+    if not SIZE.fullmatch(budget):
+        raise UserError(
+            f"unknown budget {budget!r}{one_of(budget, BUDGETS)}; or frames-N for a length of N emulator frames"
+        )
+    if not budget.startswith("frames-"):
+        return _resolve(paper, variant, task, budget, budget, {}, overrides or {})
+    frames = int(budget.removeprefix("frames-"))
+    hour = _resolve(paper, variant, task, "hour", budget, {}, {})
+    if "training_steps" not in hour.settings:
+        script = paper.folder / f"{task.script}.py"
+        raise UserError(
+            f"frames={frames} cannot be asked of {paper.name} {task.name}: {script} has no setting training_steps; "
+            "use a budget"
+        )
+    length = {"training_steps": frames_to_agent_steps(frames, hour.frames_per_agent_step)}
+    if length["training_steps"] < 1:
+        raise UserError(f"frames={frames} is less than one agent step; at least {hour.frames_per_agent_step}")
+    base = "hour" if frames <= hour.frames else "paper"
+    return _resolve(paper, variant, task, base, budget, length, overrides or {})
+
+
+def _resolve(
+    paper: Paper,
+    variant: Variant,
+    task: Task,
+    base: str,
+    size: str,
+    length: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> Resolved:
+    fields = paper.fields(task.script)
+    wide, own = paper.budgets[base], task.budgets.get(base, {})
+    constants = constants_of(paper, task)
+    layers: list[tuple[str, Mapping, Mapping]] = []
+    if task.script == "train":
+        layers += [("variant", variant.settings, variant.reasons)]
+    layers += [("task", task.settings, task.reasons)]
+    if task.script == "train":
+        layers += [("budget", wide.settings, wide.reasons)]
+    layers += [
+        ("budget", own.get("settings", {}), own.get("reasons", {})),
+        ("budget", length, {"*": f"a length of {size.removeprefix('frames-')} frames was asked for"}),
+        ("command line", overrides, {"*": "given on the command line", **_reasons_at_run_time(constants)}),
+    ]
+    settings = {name: f.default for name, f in fields.items()}
+    sources, reasons = dict.fromkeys(settings, "paper"), {n: c.reason or "" for n, c in constants.items()}
+    for label, given, why in layers:
+        where = "command line" if label == "command line" else f"{paper.file}: {label} settings"
+        for name, value in typed(given, fields, where).items():
+            settings[name], sources[name] = value, label
+            reasons[name] = why.get(name, why.get("*", reasons.get(name, "")))
+    protocol = replace(task.protocol, **_shorter(task, wide, own.get("evaluation", {})))
+    per_step = task.frames_per_agent_step or (
+        settings.get("frame_skip", paper.frames_per_agent_step) if task.kind == "atari" else 1
+    )
+    deviations = [
+        Deviation(d["what"], None, None, "", d.get("source", ""), d["reason"], "listed")
+        for d in (*paper.deviations, *task.deviations)
+        if task.kind in d.get("kinds", (task.kind,) if task.script == "train" or d in task.deviations else ())
+    ]
+    for name, value in settings.items():
+        expected = paper_value(name, fields, constants)
+        if not same(value, expected) and name not in paper.engineering:
+            c = constants.get(name)
+            deviations.append(
+                Deviation(
+                    c.name if c else name.replace("_", " "),
+                    expected,
+                    value,
+                    c.field_unit if c else "",
+                    c.source if c else "",
+                    reasons.get(name, ""),
+                    sources[name],
+                    name,
+                )
+            )
+    # Constants that no setting holds can differ too.
+    deviations += [
+        Deviation(c.name, c.expected, c.ours, c.field_unit, c.source, c.reason or "", "paper")
+        for c in (paper.constants if task.script == "train" else task.constants)
+        if not c.field and not same(c.ours, c.expected)
+    ]
+    why = {**wide.reasons, **own.get("reasons", {})}
+    for name, unit in (("episodes", "episodes"), ("max_frames", FRAMES)):
+        if getattr(protocol, name) != getattr(task.protocol, name):
+            reason = why.get("evaluation", why.get("*", f"the final evaluation is shorter at budget {base}"))
+            what = f"final evaluation: {name.replace('_', ' ')}"
+            before, after = getattr(task.protocol, name), getattr(protocol, name)
+            deviations.append(Deviation(what, before, after, unit, task.protocol.source, reason, "budget"))
+    return Resolved(
+        paper,
+        variant,
+        task,
+        size,
+        settings,
+        sources,
+        protocol,
+        tuple(deviations),
+        per_step,
+        own.get("expect", wide.expect),
+    )
+
+
+def _reasons_at_run_time(constants: Mapping[str, Constant]) -> dict[str, str]:
+    """Of constants that are the paper's here, and have a reason: why a machine may ask for another value (`fit_to_machine`)."""
+    return {name: c.reason for name, c in constants.items() if c.reason and same(c.ours, c.expected)}
+
+
+def _shorter(task: Task, wide: Budget, own: Mapping[str, int | None]) -> dict[str, int | None]:
+    """The paper-wide budget only ever shortens an evaluation; the task's own entry is taken as it stands."""
+    shorter = {}
+    for name, value in wide.evaluation.items() if task.script == "train" else ():
+        stated = getattr(task.protocol, name)
+        shorter[name] = stated if value is None or (stated is not None and stated < value) else value
+    return {**shorter, **own}
+
+
+# --- sizes, seeds, places ---
+
+
+def resolve_budget(budget: str, task: Task, device: str) -> str:
+    """What `auto` means on "cpu" or "cuda": laptop tasks at `paper`; others at `hour`, with CUDA at `paper`."""
+    if budget != "auto":
+        return budget
+    return "paper" if task.kind == "laptop" or device == "cuda" else "hour"
+
+
+def default_seeds(task: Task, budget: str) -> int:
+    """What `seeds: auto` means: the task's number, and 1 at `smoke`."""
+    return 1 if budget == "smoke" else task.default_seeds
+
+
+def settings_json(resolved: Resolved, seed: int) -> str:
+    """All that decides what a training does, as one line of sorted JSON; the settings key is its digest.
+
+    The budget's name and the number of final episodes are left out: they change no training.
+    """
+    p = resolved.protocol
+    content = {
+        "paper": resolved.paper.name,
+        "variant": resolved.variant.name or None,
+        "task": resolved.task.name,
+        "environment": resolved.task.environment,
+        "seed": int(seed),
+        "settings": resolved.settings,
+        "protocol": {"epsilon": p.epsilon, "max_frames": p.max_frames, "noop_max": p.noop_max, "weights": p.weights},
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def settings_key(resolved: Resolved, seed: int) -> str:
+    """12 hex digits: a checkpoint made under another key is never resumed silently."""
+    return hashlib.sha256(settings_json(resolved, seed).encode()).hexdigest()[:12]
+
+
+def protocol_json(protocol: Protocol) -> str:
+    """The final evaluation as one line of sorted JSON."""
+    return json.dumps(asdict(protocol), sort_keys=True, separators=(",", ":"))
+
+
+def expectation(expect: str | dict[str, str], device: str) -> str:
+    """A budget's text for this device ("cpu" or "cuda")."""
+    return expect if isinstance(expect, str) else expect["cuda" if device == "cuda" else "cpu"]

@@ -1,0 +1,242 @@
+"""The vector path against the wrappers, lives, caps, exact restoring, and the pipeline's arithmetic."""
+
+from __future__ import annotations
+
+import cv2
+import gymnasium
+import numpy as np
+import pytest
+
+from common.environments.atari import (
+    PREPROCESSING,
+    AtariEnvs,
+    FrameStack,
+    MaxAndSkip,
+    area_frame,
+    make_atari_env,
+    nature_frame,
+)
+from common.errors import UserError
+
+
+def watch_noops(envs: AtariEnvs) -> list[int]:
+    """The list to which each later reset of the only environment adds its number of no-op frames."""
+    seen, real = [], envs._envs.reset
+
+    def reset(**options):
+        screens, info = real(**options)
+        seen.append(int(info["episode_frame_number"][0]))
+        return screens, info
+
+    envs._envs.reset = reset
+    return seen
+
+
+@pytest.mark.parametrize("game", ["pong", "breakout", "seaquest"])
+def test_vector_path_equals_the_wrappers(game):
+    rng = np.random.default_rng(0)
+    envs = AtariEnvs(game, 1, seed=3)
+    seen = watch_noops(envs)
+    stack = FrameStack(1, 4, (84, 84), np.uint8)
+    stack.start(envs.reset(), np.ones(1, dtype=bool))
+    noops = seen[-1]
+    assert 1 <= noops <= 30
+    env = make_atari_env(game, max_frames=None)
+    obs, _ = env.reset(seed=3, options={"noops": noops})
+    assert (obs == stack.planes[0]).all()
+    assert (obs[:3] == 0).all()
+    assert obs[3].any()
+    score = 0.0
+    for _ in range(1200):
+        action = int(rng.integers(envs.num_actions))
+        step = envs.step(np.array([action]))
+        stack.push(step.obs)
+        obs, reward, terminated, _, _ = env.step(action)
+        assert reward == step.rewards[0]
+        assert terminated == step.game_over[0]
+        score += reward
+        if terminated:  # the screen after the end is never anybody's state
+            break
+        assert (obs == stack.planes[0]).all()
+    assert step.scores[0] == score
+    assert score != 0
+
+
+def test_noops_are_one_to_thirty_uniformly():
+    """Chi-square over 30 cells; the critical value at p = 0.001 with 29 degrees of freedom is 58.3."""
+    envs = AtariEnvs("pong", 1, seed=0)
+    seen, kept = watch_noops(envs), []
+    for _ in range(600):
+        envs.reset()
+        kept.append(seen[-1])
+    counts = np.bincount(kept, minlength=31)
+    assert counts[0] == 0
+    assert counts[1:].min() > 0
+    assert len(counts) == 31
+    assert ((counts[1:] - 20.0) ** 2 / 20.0).sum() < 58.3
+
+
+def test_a_life_lost_in_breakout_does_not_reset_the_game():
+    """FIRE once and wait: the ball is lost five times, the game ends once, the score and the bricks stay."""
+    envs = AtariEnvs("breakout", 1, seed=1)
+    rng = np.random.default_rng(1)
+    envs.reset()
+    lost, lengths = 0, []
+    for _ in range(3000):
+        step = envs.step(rng.integers(envs.num_actions, size=1))
+        lost += int(step.life_lost[0])
+        lengths.append(int(step.lengths[0]))
+        if step.game_over[0]:
+            break
+    assert step.game_over[0]
+    assert lost == 5
+    assert lengths == list(range(1, len(lengths) + 1))  # one uninterrupted game
+
+
+def test_pong_has_no_lives_and_game_over_is_the_only_end():
+    envs = AtariEnvs("pong", 2, seed=1)
+    envs.reset()
+    ended = 0
+    for _ in range(1500):
+        step = envs.step(np.array([0, 0]))
+        assert not step.life_lost.any()
+        if step.done.any():
+            assert (step.scores[step.done] == -21).all()
+            ended += int(step.done.sum())
+            envs.restart(step.done)
+    assert ended >= 2
+
+
+def test_a_cap_truncates_and_is_counted_in_frames():
+    envs = AtariEnvs("pong", 1, seed=1, max_frames=400)
+    envs.reset()
+    for t in range(1, 101):
+        step = envs.step(np.array([0]))
+        assert step.truncated[0] == (t == 100)
+        assert not step.game_over[0]
+
+
+def test_threads_do_not_change_results():
+    def play(threads: int) -> np.ndarray:
+        envs = AtariEnvs("breakout", 3, seed=5, threads=threads)
+        rng = np.random.default_rng(0)
+        envs.reset()
+        frames = []
+        for _ in range(150):
+            step = envs.step(rng.integers(envs.num_actions, size=3))
+            frames.append(step.obs)
+            if step.done.any():
+                envs.restart(step.done)
+        return np.array(frames)
+
+    assert (play(1) == play(2)).all()
+
+
+@pytest.mark.parametrize("game", ["breakout", "pong"])
+def test_restored_environments_have_the_same_future(game):
+    rng = np.random.default_rng(0)
+    one = AtariEnvs(game, 3, seed=7)
+    one.reseed_every = 3
+    one.reset()
+    ended = 0
+    while ended < 7:
+        step = one.step(rng.integers(one.num_actions, size=3))
+        if step.done.any():
+            ended += int(step.done.sum())
+            one.restart(step.done)
+    for _ in range(40):
+        step = one.step(rng.integers(one.num_actions, size=3))
+    two = AtariEnvs(game, 3, seed=7)
+    two.reseed_every = 3
+    obs = two.load_state_dict(one.state_dict())
+    assert (obs == step.obs).all()
+    assert (two.scores == one.scores).all()
+    assert (two.lengths == one.lengths).all()
+    for _ in range(300):
+        actions = rng.integers(one.num_actions, size=3)
+        a, b = one.step(actions), two.step(actions)
+        assert (a.obs == b.obs).all()
+        assert (a.rewards == b.rewards).all()
+        if a.done.any():
+            assert (one.restart(a.done) == two.restart(b.done)).all()
+
+
+def test_luminance_and_bilinear_resize():
+    """A uniform colour stays itself: Y = .299 R + .587 G + .114 B. A bright row is spread by a bilinear, not an area, filter."""
+    frame = nature_frame(np.full((210, 160, 3), (200, 100, 50), np.uint8))
+    assert frame.shape == (84, 84)
+    assert frame.dtype == np.uint8
+    assert set(np.unique(frame)) == {round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)}
+    rows = np.zeros((210, 160, 3), np.uint8)
+    rows[1] = 255  # 2.5 source rows a target row: centres lie at 0.75, 3.25, ...
+    column = nature_frame(rows)[:, 0]
+    assert column[0] == round(255 * 0.75)
+    assert column[1] == 0
+
+
+class Flicker(gymnasium.Env):
+    """Screens count up; the reward of frame k is k; the third step of the game ends it when asked to."""
+
+    def __init__(self, ends_at: int | None = None):
+        self.k, self.ends_at = 0, ends_at
+
+    def step(self, action):
+        self.k += 1
+        screen = np.zeros((210, 160, 3), np.uint8)
+        screen[..., self.k % 3] = 10 * self.k
+        return screen, float(self.k), self.k == self.ends_at, False, {}
+
+
+def test_an_action_is_repeated_rewards_are_summed_and_the_maximum_is_per_channel():
+    env = MaxAndSkip(Flicker(), 4)
+    screen, reward, _, _, _ = env.step(0)
+    assert reward == 1 + 2 + 3 + 4
+    assert screen[0, 0].tolist() == [30, 40, 0]  # frames 3 and 4, each in a channel of its own
+    assert int(nature_frame(screen)[0, 0]) == round(0.299 * 30 + 0.587 * 40)
+    screen, reward, terminated, _, _ = MaxAndSkip(Flicker(ends_at=2), 4).step(0)
+    assert (reward, terminated) == (3.0, True)
+
+
+def test_unknown_game_is_named():
+    with pytest.raises(UserError, match=r"'pogn'.*pong"):
+        AtariEnvs("pogn")
+
+
+def test_dqn_2013_takes_the_last_frame_alone_and_crops():
+    """Against the bare emulator: the resize to 110 x 84 of the fourth frame, its rows 18 to 101, no maximum of two."""
+    envs = AtariEnvs("space_invaders", 1, seed=3, frame_skip=3, noop_max=0, preprocessing="dqn_2013")
+    obs = envs.reset()
+    bare = gymnasium.make("ALE/SpaceInvaders-v5", frameskip=1, repeat_action_probability=0.0, full_action_space=False)
+    screen, _ = bare.reset(seed=3)
+    rng, differs = np.random.default_rng(0), 0
+    for _ in range(150):
+        gray = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY)
+        assert (obs[0] == cv2.resize(gray, (84, 110), interpolation=cv2.INTER_LINEAR)[18:102]).all()
+        action = int(rng.integers(envs.num_actions))
+        obs = envs.step(np.array([action])).obs
+        screens = [bare.step(action)[0] for _ in range(3)]
+        screen = screens[-1]
+        differs += (np.maximum(screens[-1], screens[-2]) != screen).any()
+    assert differs > 50  # the maximum would have shown
+
+
+@pytest.mark.parametrize("preprocessing", sorted(PREPROCESSING))
+def test_a_filmed_game_is_the_same_game(preprocessing):
+    """Frames, rewards and lives over several games of Seaquest, which flickers; and the film shows that game."""
+    plain, filmed = (AtariEnvs("seaquest", 2, seed=1, preprocessing=preprocessing, keep_rgb=k) for k in (False, True))
+    rng, games = np.random.default_rng(0), 0
+    assert (plain.reset() == filmed.reset()).all()
+    for _ in range(700):
+        actions = rng.integers(plain.num_actions, size=2)
+        one, two = plain.step(actions), filmed.step(actions)
+        assert (one.obs == two.obs).all()
+        assert (one.rewards == two.rewards).all()
+        assert (one.life_lost == two.life_lost).all()
+        gray = np.stack([area_frame(filmed.screen(env)) for env in range(2)]).astype(int)
+        if preprocessing in ("ale", "area"):  # the maximum of gray is not the gray of the maximum, but near it
+            assert np.abs(gray - one.obs).mean() < 1
+        if one.done.any():
+            games += 1
+            assert (plain.restart(one.done) == filmed.restart(one.done)).all()
+    assert games > 1
+    assert filmed.screen(0).shape == (210, 160, 3)

@@ -1,0 +1,182 @@
+"""Intervals against hand-computed and frozen numbers, and their coverage by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+
+from common.evaluation.statistics import (
+    Estimate,
+    decimals_for,
+    format_number,
+    format_percent,
+    format_score,
+    human_normalised,
+    interquartile_mean,
+    interquartile_mean_interval,
+    median_over_games,
+    median_over_games_interval,
+    published_ratio,
+    seed_interval,
+    standard_error,
+)
+
+
+def test_student_interval_by_hand():
+    # sd 1, t(0.975, df 2) = 4.302653 from any table: 19 -+ 4.302653 / sqrt(3)
+    e = seed_interval([18.0, 19.0, 20.0])
+    assert (e.mean, e.n, e.sd) == (19.0, 3, 1.0)
+    assert e.high - e.mean == pytest.approx(4.302653 / math.sqrt(3), abs=1e-6)
+    assert e.low == pytest.approx(16.515863, abs=1e-5)
+    # two seeds: t(0.975, df 1) = 12.7062, sd = sqrt(2)
+    assert seed_interval([0.0, 2.0]).high == pytest.approx(1 + 12.7062, abs=1e-3)
+
+
+def test_one_seed_has_no_interval_and_bad_scores_are_refused():
+    assert seed_interval([3.0]) == Estimate(3.0, 1)
+    for bad in ([], [1.0, float("nan")], [float("inf")]):
+        with pytest.raises(ValueError, match=r"seed scores"):
+            seed_interval(bad)
+
+
+def test_student_interval_covers_95_percent():
+    rng = np.random.default_rng(0)
+    for n, expected in ((2, 0.95275), (3, 0.9485), (5, 0.944), (10, 0.9495)):
+        intervals = [seed_interval(row) for row in rng.normal(7.0, 3.0, (4000, n))]
+        covered = np.mean([e.low <= 7.0 <= e.high for e in intervals])
+        assert covered == pytest.approx(expected, abs=1e-9)
+        assert covered == pytest.approx(0.95, abs=0.01)
+
+
+def test_published_standard_error():
+    assert standard_error(1.3, 30) == pytest.approx(0.237346, abs=1e-6)
+    assert standard_error(None, 30) is None
+    assert standard_error(1.3, None) is None
+    assert standard_error(0.0, 30) == 0.0
+
+
+def test_ratio_of_pong():
+    # (19 + 20.7) / (18.9 + 20.7) and, without the paper's error, our Student interval rescaled by 39.6
+    g = published_ratio(seed_interval([18.0, 19.0, 20.0]), 18.9, -20.7)
+    assert g.value == pytest.approx(39.7 / 39.6)
+    assert g.low == pytest.approx((16.515863 + 20.7) / 39.6, abs=1e-6)
+    assert g.high == pytest.approx((21.484138 + 20.7) / 39.6, abs=1e-6)
+    # with it (sd 1.3 over 30 episodes) the interval is a little wider, and skewed upwards as Fieller's is
+    both = published_ratio(seed_interval([18.0, 19.0, 20.0]), 18.9, -20.7, 1.3, 30)
+    assert (both.low, both.high) == (pytest.approx(0.938748, abs=1e-6), pytest.approx(1.066604, abs=1e-6))
+    assert both.high - g.high > g.low - both.low > 0
+    # the bounds solve (a - g b)^2 = (t s_a)^2 + (g t s_b)^2, the definition
+    for end in (both.low, both.high):
+        ours, theirs = (4.302653**2) / 3, (2.045230 * 1.3) ** 2 / 30
+        assert (39.7 - end * 39.6) ** 2 == pytest.approx(ours + end**2 * theirs, rel=1e-4)
+
+
+def test_ratio_edges():
+    assert published_ratio(seed_interval([5.0]), 10.0, 0.0, 1.0, 30).low is None
+    same = published_ratio(seed_interval([21.0, 21.0, 21.0]), 20.0, 0.0)
+    assert (same.low, same.value, same.high) == (1.05, 1.05, 1.05)
+    # a margin of 1 known to -+ 2: nothing can be said
+    wide = published_ratio(seed_interval([1.0, 1.0, 1.1]), 1.0, 0.0, 3.0, 9)
+    assert (wide.low, wide.high) == (-math.inf, math.inf)
+    # an sd "over one episode" carries no error
+    ours = seed_interval([4.0, 5.0, 6.0])
+    assert published_ratio(ours, 10.0, 0.0, 9.0, 1) == published_ratio(ours, 10.0, 0.0)
+    with pytest.raises(ZeroDivisionError):
+        published_ratio(ours, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sd_ours", "sd_paper", "expected"),
+    # measured at 3,000 repetitions: never under 95 %; over it where two quantiles of small samples meet
+    [(3, 1.0, 1.3, 0.966), (5, 1.0, 1.3, 0.963), (10, 1.0, 1.3, 0.965), (3, 0.3, 1.3, 0.981), (5, 1.0, 15.0, 0.955)],
+)
+def test_ratio_interval_covers_95_percent(seeds, sd_ours, sd_paper, expected):
+    """Ours: `seeds` runs around 18; the paper's: 30 episodes around 18.9; random play -20.7, as in Pong."""
+    rng = np.random.default_rng(1)
+    true, hits, repetitions = (18 + 20.7) / (18.9 + 20.7), 0, 1500
+    for _ in range(repetitions):
+        episodes = rng.normal(18.9, sd_paper, 30)
+        ours = seed_interval(rng.normal(18.0, sd_ours, seeds))
+        g = published_ratio(ours, episodes.mean(), -20.7, episodes.std(ddof=1), 30)
+        hits += g.low <= true <= g.high
+    assert hits / repetitions == pytest.approx(expected, abs=0.012)
+    assert hits / repetitions >= 0.94
+
+
+def test_leaving_out_the_published_error_would_cover_too_little():
+    rng = np.random.default_rng(2)
+    true, hits = (18 + 20.7) / (18.9 + 20.7), 0
+    for _ in range(500):
+        episodes = rng.normal(18.9, 15.0, 30)
+        g = published_ratio(seed_interval(rng.normal(18.0, 1.0, 5)), episodes.mean(), -20.7)
+        hits += g.low <= true <= g.high
+    assert hits / 500 < 0.5
+
+
+def test_human_normalised_score():
+    r = human_normalised(seed_interval([18.9]), -20.7, 9.3)
+    assert r.value == pytest.approx(1.32)
+    assert r.low is None
+
+
+def frozen_scores(runs, games, seed):
+    return np.random.default_rng(seed).gamma(2, 0.5, (runs, games))
+
+
+@pytest.mark.parametrize(
+    ("shape", "seed", "iqm", "interval"),
+    # rliable 1.2.0 (arch 7.2.0, 20,000 repetitions) on the same arrays
+    [
+        ((5, 20), 1, 0.83916406, (0.74321055, 0.93427772)),
+        ((3, 49), 2, 0.8360289, (0.73894046, 0.93773636)),
+    ],
+)
+def test_interquartile_mean_is_rliables(shape, seed, iqm, interval):
+    x = frozen_scores(*shape, seed)
+    assert interquartile_mean(x) == pytest.approx(iqm, abs=1e-7)
+    assert interquartile_mean_interval(x, repetitions=5000) == pytest.approx(interval, abs=0.008)  # Monte Carlo noise
+
+
+def test_interquartile_mean_interval_is_frozen_and_stratified():
+    x = frozen_scores(5, 20, 1)
+    assert interquartile_mean_interval(x) == pytest.approx((0.7471555663815532, 0.9316349913606209), abs=1e-12)
+    # equal runs within each game: resampling within games moves nothing, however different the games are
+    assert interquartile_mean_interval(np.tile(np.arange(8.0), (4, 1))) == (3.5, 3.5)
+    assert interquartile_mean(np.array([[1.0, 2.0, 3.0, 100.0]])) == 2.5
+    with pytest.raises(ValueError, match="runs x games"):
+        interquartile_mean_interval(np.arange(3.0))
+
+
+def test_rounding_to_what_the_interval_allows():
+    assert format_score(18.53, 0.41) == "18.5 ± 0.4"
+    assert format_score(18.53, 0.13) == "18.53 ± 0.13"
+    assert format_score(10596.4, 160) == "10,600 ± 160"
+    assert format_score(10596.4, 431) == "10,600 ± 400"
+    assert format_score(18.53) == "18.5"
+    assert format_score(-20.7, 0.97) == "\u221220.7 ± 1.0"
+    assert [decimals_for(u) for u in (None, 0.0, math.nan, 1.94, 1.96, 99.0)] == [1, 1, 1, 1, 0, -1]
+    assert format_number(-0.04) == "0.0"
+    assert format_number(123456.0, 0) == "123,456"
+    assert [format_number(v) for v in (None, math.nan, math.inf, -math.inf)] == ["\u2013", "\u2013", "∞", "\u2212∞"]
+
+
+def test_percent():
+    values = [0.0102, 0.12, 0.00004, 1.0, 0.9999, 0.5, 0.0, -0.3, 1.234]
+    assert [format_percent(v) for v in values] == [
+        "1.0 %", "12 %", "0.004 %", "100 %", "99.99 %", "50 %", "0 %", "\u221230 %", "123 %",
+    ]  # fmt: skip
+
+
+def test_median_over_games_and_its_interval():
+    scores = np.array([[0.0, 10.0, 5.0], [2.0, 30.0, 5.0]])  # 2 runs x 3 games: means 1, 20, 5
+    assert median_over_games(scores) == 5.0
+    assert median_over_games_interval(scores) == (5.0, 5.0)  # the median game never varies
+    assert median_over_games_interval(scores[:, :1]) == (0.0, 2.0)  # one game: drawn runs are (0, 0) to (2, 2)
+    rng = np.random.default_rng(3)
+    many = rng.normal(1.0, 0.5, (5, 11))
+    low, high = median_over_games_interval(many)
+    assert low < median_over_games(many) < high
+    assert 0.05 < high - low < 1.0
+    assert median_over_games_interval(many) == (low, high)
+    with pytest.raises(ValueError, match="runs x games"):
+        median_over_games(np.array([1.0, 2.0]))
