@@ -655,7 +655,7 @@ def code_fingerprint(paper: str, script_name: str = "train") -> str:
     """SHA-256 over what a run's numbers depend on, comments, docstrings and layout left out."""
     digest = hashlib.sha256()
     script = ROOT / "replications" / paper / f"{script_name}.py"
-    shared = CODE if script_name == "train" else ("laptop",)
+    shared = CODE if script_name == "train" else ("runs/laptop",)
     names = [*shared, *(name for name in CODE_OF_SOME if f"from common.{name} import" in script.read_text())]
     for path in [script, *(ROOT / "common" / f"{name}.py" for name in names)]:
         tree = ast.parse(path.read_text())

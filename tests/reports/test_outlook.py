@@ -132,7 +132,7 @@ def test_damaged_values_are_named_with_their_fix(toy, change, message):
     path = folder / "values.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(
-        UserError, match=rf"seed1/values\.json: .*{message}.*python -m common\.evaluation .*results/toy/pong"
+        UserError, match=rf"seed1/values\.json: .*{message}.*python -m common\.runs\.evaluate .*results/toy/pong"
     ):
         page(toy)
 

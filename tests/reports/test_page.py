@@ -708,7 +708,7 @@ def test_a_long_curve_is_thinned_without_losing_its_peak():
         (lambda f: (f / "curve.csv").write_text("agent_steps,frames\n1,x\n"), r"line 2: frames is 'x', not a number"),
         (
             lambda f: (f / "evaluation.json").write_text("{"),
-            r"evaluation\.json: not valid JSON.*python -m common\.evaluation",
+            r"evaluation\.json: not valid JSON.*python -m common\.runs\.evaluate",
         ),
         (lambda f: edit(f / "evaluation.json", episodes=[]), r"evaluation\.json: at episodes"),
         (lambda f: edit(f / "evaluation.json", score=3.0), r"score 3\.0 is not the mean of its 30 episodes, 18"),

@@ -135,7 +135,7 @@ def test_signals_of_a_terminal_are_the_parents_business():
 ORPHANS = """
 import sys, time
 from common.learning import workers
-from tests.common.test_workers import Counter, counters
+from tests.common.learning.test_workers import Counter, counters
 if sys.argv[1] == "portable":
     workers.PR_SET_PDEATHSIG = None
 if sys.argv[2] == "stuck":

@@ -189,7 +189,7 @@ def test_failure_of_the_second_rename(tmp_path, replications, evaluated, monkeyp
 def test_evaluation_of_other_weights(tmp_path, replications, evaluated):
     run = make_run(tmp_path / "results")
     save_file({"fc.weight": torch.zeros(4, 3)}, run / "model.safetensors")
-    with pytest.raises(UserError, match=r"made with other weights.*common\.evaluation"):
+    with pytest.raises(UserError, match=r"made with other weights.*common\.runs\.evaluate"):
         record([run], replications=replications)
 
 
