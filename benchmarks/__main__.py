@@ -89,7 +89,28 @@ FULL = Plan(
     4000,
 )
 QUICK = Plan(
-    "quick", 3, 1, 300, 60, 1024, 100, 3, 100, (1, 4), 240, 50_000, 50_000, 20, 200, 45, False, 1, 20_000, 128, 80, 2000
+    "quick",
+    3,
+    1,
+    300,
+    60,
+    1024,
+    100,
+    3,
+    100,
+    (1, 4),
+    240,
+    50_000,
+    50_000,
+    20,
+    200,
+    45,
+    False,
+    1,
+    20_000,
+    128,
+    80,
+    2000,
 )
 OWN_PARTS = ("dqn", "ppo")  # papers that are measured beside a peer, in parts of their own
 
@@ -210,7 +231,10 @@ def replay_worker(bench: Bench) -> Worker | None:
     need = bench.plan.capacity * 1.1 * 84 * 84 / 1e9
     disk = shutil.disk_usage(bench.folder).free / 1e9
     memory = psutil.virtual_memory().available / 1e9
-    for what, there, wanted in (("GB free on the results' disk", disk, need + 1), ("GB of memory", memory, need + 1)):
+    for what, there, wanted in (
+        ("GB free on the results' disk", disk, need + 1),
+        ("GB of memory", memory, need + 1),
+    ):
         if there < wanted:
             bench.note(f"replay and memory are left out: {there:.1f} {what}, needed are {wanted:.1f}")
             return None
@@ -229,7 +253,9 @@ def replay(bench: Bench) -> None:
     bench.samples["replay_transitions"].append(bench.plan.capacity)
     for name, key in (("replay", "disk"), ("replay_slack", "slack"), ("replay_index", "index")):
         bench.samples[f"{name}_gb_per_million"].append(size[key])
-    bench.probe(worker, ("replay_sample_ms",), lambda: {"replay_sample_ms": worker.ask("sample", bench.plan.samples)})
+    bench.probe(
+        worker, ("replay_sample_ms",), lambda: {"replay_sample_ms": worker.ask("sample", bench.plan.samples)}
+    )
 
 
 def memory(bench: Bench) -> None:
@@ -297,7 +323,10 @@ def ppo(bench: Bench) -> None:
         bench.probe(worker, (name,), lambda: {name: steps / worker.ask("steps", steps)})
 
     for name, variant in (("ppo", None), ("ppo2", "ppo2")):
-        rate(bench.worker(name, "learning:on_policy_worker", paper="ppo", variant=variant), f"{name}_steps_per_second")
+        rate(
+            bench.worker(name, "learning:on_policy_worker", paper="ppo", variant=variant),
+            f"{name}_steps_per_second",
+        )
         if name == "ppo2" and sb3_is_there(bench):
             rate(bench.worker("sb3_ppo", "learning:sb3_ppo_worker"), "sb3_ppo_steps_per_second")
 
@@ -396,7 +425,9 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 # --- one run ---
 
 
-def measure(plan: Plan, parts: list[str], threads: int, folder: Path) -> tuple[dict[str, list[float]], list[str]]:
+def measure(
+    plan: Plan, parts: list[str], threads: int, folder: Path
+) -> tuple[dict[str, list[float]], list[str]]:
     """Samples of every figure, and notes on what is missing. folder: an empty one, on the disk where results go."""
     bench = Bench(plan, folder, threads)
     try:

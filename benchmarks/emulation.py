@@ -45,7 +45,13 @@ def bare(num_envs: int, rgb: bool) -> AtariVectorEnv:
 
 def layer(num_envs: int, preprocessing: str) -> AtariEnvs:
     return AtariEnvs(
-        GAME, num_envs, seed=1, frame_skip=FRAME_SKIP, noop_max=NOOP_MAX, preprocessing=preprocessing, threads=0
+        GAME,
+        num_envs,
+        seed=1,
+        frame_skip=FRAME_SKIP,
+        noop_max=NOOP_MAX,
+        preprocessing=preprocessing,
+        threads=0,
     )
 
 

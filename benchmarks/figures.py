@@ -26,8 +26,12 @@ class Figure:
 
 RATE, MS, GB = "agent steps/s", "ms", "GB"
 FIGURES = {
-    "emulator_steps_per_second": Figure(RATE, "bare AtariVectorEnv, 84x84 gray, one environment, random actions"),
-    "emulator_rgb_steps_per_second": Figure(RATE, "bare AtariVectorEnv, 210x160 RGB, one environment, random actions"),
+    "emulator_steps_per_second": Figure(
+        RATE, "bare AtariVectorEnv, 84x84 gray, one environment, random actions"
+    ),
+    "emulator_rgb_steps_per_second": Figure(
+        RATE, "bare AtariVectorEnv, 210x160 RGB, one environment, random actions"
+    ),
     "env_ale_steps_per_second": Figure(RATE, 'AtariEnvs, preprocessing "ale"'),
     "env_nature_steps_per_second": Figure(RATE, 'AtariEnvs, preprocessing "nature" (the papers\')'),
     "env_over_bare": Figure("ratio", 'AtariEnvs "ale" over bare AtariVectorEnv, same settings', (">=", 0.95)),
@@ -66,11 +70,14 @@ FIGURES = {
     ),
     "dqn_fast_over_dqn": Figure("ratio", "that over DQN as in the paper, measured right after it"),
     "priorities_over_uniform": Figure(
-        "ratio", "draw, gather and update of 32 by priority over draw and gather of 32 uniformly, a million leaves"
+        "ratio",
+        "draw, gather and update of 32 by priority over draw and gather of 32 uniformly, a million leaves",
     ),
     "rss_empty_gb": Figure(GB, "resident memory with an empty ring"),
     "rss_full_gb": Figure(GB, "resident memory with a full ring"),
-    "rss_growth_gb": Figure(GB, "growth after that, over further steps, updates and checkpoints", ("<=", 0.05)),
+    "rss_growth_gb": Figure(
+        GB, "growth after that, over further steps, updates and checkpoints", ("<=", 0.05)
+    ),
     "peak_rss_gb": Figure(GB, "largest resident memory", ("<=", 8.5)),
     "checkpoint_stall_seconds": Figure("s", "training stands still for a checkpoint"),
     "checkpoint_write_seconds": Figure("s", "until that checkpoint is on the disk, in the background"),
@@ -84,7 +91,9 @@ RATIOS = {
     "dqn_over_emulator": ("dqn_steps_per_second", "emulator_steps_per_second"),
     "ppo_over_sb3": ("ppo2_steps_per_second", "sb3_ppo_steps_per_second"),
 }
-SCALING = "{kind}_steps_per_second_{envs}"  # kind: emulator, env_ale, env_nature; figures of their own, by size
+SCALING = (
+    "{kind}_steps_per_second_{envs}"  # kind: emulator, env_ale, env_nature; figures of their own, by size
+)
 RESIDENT = "rss_gb_{transitions}"
 
 
@@ -123,7 +132,9 @@ def complete(samples: Samples, evaluation_share: float) -> dict[str, list[float]
             known[name] = ratios(known[above], known[below])
     parts = "dqn_steps_per_second", "dqn_evaluation_steps_per_second"
     if all(part in known for part in parts):
-        known["dqn_steps_per_second_with_evaluation"] = with_evaluation(*(known[p] for p in parts), evaluation_share)
+        known["dqn_steps_per_second_with_evaluation"] = with_evaluation(
+            *(known[p] for p in parts), evaluation_share
+        )
     return known
 
 
@@ -142,8 +153,12 @@ def results(samples: Samples, evaluation_share: float) -> dict[str, Any]:
 def by_size(flat: Mapping[str, Any], pattern: str, **fixed: str) -> list[tuple[int, dict[str, Any]]]:
     """The figures whose names follow a pattern, as (size, figure), smallest first."""
     stem = pattern.split("{envs}")[0].split("{transitions}")[0].format(**fixed)
-    sizes = {name.removeprefix(stem): value for name, value in flat.items() if name.startswith(stem) and value}
-    return sorted(((int(size), value) for size, value in sizes.items() if size.isdigit()), key=lambda pair: pair[0])
+    sizes = {
+        name.removeprefix(stem): value for name, value in flat.items() if name.startswith(stem) and value
+    }
+    return sorted(
+        ((int(size), value) for size, value in sizes.items() if size.isdigit()), key=lambda pair: pair[0]
+    )
 
 
 def verdict(name: str, flat: Mapping[str, Any], known: Mapping[str, Figure] = FIGURES) -> str:
@@ -158,7 +173,10 @@ def verdict(name: str, flat: Mapping[str, Any], known: Mapping[str, Figure] = FI
 
 def table(flat: Mapping[str, Any], known: Mapping[str, Figure] = FIGURES) -> str:
     """For the terminal: one line a figure."""
-    names = [*known, *(n for n, v in flat.items() if n not in known and isinstance(v, dict) and "median" in v)]
+    names = [
+        *known,
+        *(n for n, v in flat.items() if n not in known and isinstance(v, dict) and "median" in v),
+    ]
     rows = [("figure", "median", "spread", "n", "unit", "goal", "what")]
     for name in names:
         value = flat.get(name)

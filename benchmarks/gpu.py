@@ -34,14 +34,22 @@ FIGURES = {
     "dqn_update_us": Figure(US, "one DQN update, batch 32, gathered from the GPU's memory; launched singly"),
     "dqn_update_graph_us": Figure(US, "the same as one CUDA graph", ("<=", 150)),
     "host_waits_per_update": Figure("waits", "of the host for the GPU, in an update as one graph", ("<=", 0)),
-    "emulator_steps_per_second": Figure(RATE, "bare AtariVectorEnv, 84x84 gray, 64 environments, random actions"),
+    "emulator_steps_per_second": Figure(
+        RATE, "bare AtariVectorEnv, 84x84 gray, 64 environments, random actions"
+    ),
     "dqn_fast_steps_per_second": Figure(
-        RATE, "DQN's variant fast on Pong, learning, checkpoints included, without evaluation phases", (">=", 12_000)
+        RATE,
+        "DQN's variant fast on Pong, learning, checkpoints included, without evaluation phases",
+        (">=", 12_000),
     ),
     "dqn_fast_over_emulator": Figure("ratio", "that over the emulator alone", (">=", 0.6)),
-    "ppo_steps_per_second": Figure(RATE, "PPO on Pong, the paper's network and 8 environments", (">=", 9_000)),
+    "ppo_steps_per_second": Figure(
+        RATE, "PPO on Pong, the paper's network and 8 environments", (">=", 9_000)
+    ),
     "minutes_to_18_on_pong": Figure(
-        "minutes", "DQN's variant fast until an evaluation phase's mean is 18, the phases' own time excluded", ("<=", 3)
+        "minutes",
+        "DQN's variant fast until an evaluation phase's mean is 18, the phases' own time excluded",
+        ("<=", 3),
     ),
     "minutes_to_18_on_pong_with_phases": Figure("minutes", "the same, the phases' own time included"),
     "other_load_cores": Figure("cores", "used by other processes while every measured one was paused"),
@@ -67,7 +75,21 @@ class Plan:
     limit: float  # seconds after which no further round begins
 
 
-FULL = Plan("full", 7, 2000, 100_000, 100, 200, 64_000, 64_000, 32_000, 1_000_000, 20_480, gpu_subjects.PONG, limit=600)
+FULL = Plan(
+    "full",
+    7,
+    2000,
+    100_000,
+    100,
+    200,
+    64_000,
+    64_000,
+    32_000,
+    1_000_000,
+    20_480,
+    gpu_subjects.PONG,
+    limit=600,
+)
 TINY_PONG = {"training_steps": 640, "replay_capacity": 2000, "replay_start": 200, "evaluation_period": 320}
 TINY_PONG |= {"evaluation_steps": 40, "held_out_states": 20}
 QUICK = Plan("quick", 1, 2, 2000, 2, 1, 640, 128, 0, 20_000, 1024, TINY_PONG, limit=600)
@@ -77,7 +99,11 @@ def updates(bench: Bench, device: str) -> None:
     """DQN's update, launched singly and as one graph, and how often it waits for the GPU."""
     plan = bench.plan
     worker = bench.worker(
-        "update", "gpu_subjects:update_worker", device=device, capacity=plan.update_capacity, warm_up=plan.warm_up
+        "update",
+        "gpu_subjects:update_worker",
+        device=device,
+        capacity=plan.update_capacity,
+        warm_up=plan.warm_up,
     )
 
     def rate(name: str, kind: str) -> None:
@@ -113,7 +139,9 @@ def training(bench: Bench, device: str) -> None:
         "dqn_fast_steps_per_second",
         plan.fast_steps,
     )
-    ppo = bench.worker("ppo", "learning:on_policy_worker", paper="ppo", device=device, settings=graph_of("ppo"))
+    ppo = bench.worker(
+        "ppo", "learning:on_policy_worker", paper="ppo", device=device, settings=graph_of("ppo")
+    )
     add(ppo, "ppo_steps_per_second", plan.ppo_steps)
 
 
@@ -128,7 +156,9 @@ def pong(bench: Bench, device: str) -> None:
 
     def play() -> None:
         overrides = bench.plan.pong
-        worker = bench.worker("pong", "gpu_subjects:pong_worker", device=device, overrides=overrides, patience=7200)
+        worker = bench.worker(
+            "pong", "gpu_subjects:pong_worker", device=device, overrides=overrides, patience=7200
+        )
         bench.say(f"Pong: at most {overrides['training_steps']:,} agent steps")
         found = worker.ask("run")
         if found is None:
@@ -168,7 +198,9 @@ def results(samples: dict[str, list[float]], notes: list[str], about: dict[str, 
     above, below = "dqn_fast_steps_per_second", "emulator_steps_per_second"
     if above in known and below in known:
         known["dqn_fast_over_emulator"] = figures.ratios(known[above], known[below])
-    flat = {name: figures.summary(known[name], f.unit) if name in known else None for name, f in FIGURES.items()}
+    flat = {
+        name: figures.summary(known[name], f.unit) if name in known else None for name, f in FIGURES.items()
+    }
     other = flat["other_load_cores"]
     found = machine.complaints(about["load_average"]["start"][0], other["median"] if other else None)
     if about["machine"]["cores"] < CORES:
@@ -183,15 +215,23 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to test this script")
     parser.add_argument("--quick", action="store_true", help="every part in tiny form; no figures to quote")
     parser.add_argument("--pong", action="store_true", help="also play Pong until the mean is 18")
-    parser.add_argument("--out", type=Path, help="without it benchmarks/gpu.json, or with --quick results/gpu.json")
+    parser.add_argument(
+        "--out", type=Path, help="without it benchmarks/gpu.json, or with --quick results/gpu.json"
+    )
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")
-    parser.add_argument("--results", type=Path, default=machine.ROOT / "results", help="the disk to measure on")
+    parser.add_argument(
+        "--results", type=Path, default=machine.ROOT / "results", help="the disk to measure on"
+    )
     known = parser.parse_args(given)
     if known.device == "cpu" and not known.quick:
-        raise UserError("--device cpu only tests this script: add --quick. A CPU is measured by python -m benchmarks")
+        raise UserError(
+            "--device cpu only tests this script: add --quick. A CPU is measured by python -m benchmarks"
+        )
     if known.device == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda is not None
-        missing = "no NVIDIA GPU or driver is found" if built else "it was built without CUDA: install a CUDA build"
+        missing = (
+            "no NVIDIA GPU or driver is found" if built else "it was built without CUDA: install a CUDA build"
+        )
         raise UserError(
             f"PyTorch {torch.__version__} cannot use an NVIDIA GPU here: {missing}. "
             "To try this script without one: --device cpu --quick"
@@ -221,7 +261,9 @@ def main() -> None:
     print(f"\n{figures.table(found, FIGURES)}\n")
     for text in [*(f"warning: {w}" for w in found["warnings"]), *(f"note: {n}" for n in notes)]:
         print(text)
-    print(f"{about['seconds']} s on {gpu or 'no GPU'}; {about['machine']['cpu']}, {about['machine']['cores']} cores")
+    print(
+        f"{about['seconds']} s on {gpu or 'no GPU'}; {about['machine']['cpu']}, {about['machine']['cores']} cores"
+    )
     print(f"written: {known.out}")
 
 

@@ -51,13 +51,18 @@ class Updates:
         if self.replay.on_device is not None:
             self.replay.on_device.load()
         self.loss_sum = torch.zeros((), device=device)
-        self.steps = {kind: self._step(on) for kind, on in (("eager", False), ("graph", True)) if self.cuda or not on}
+        self.steps = {
+            kind: self._step(on) for kind, on in (("eager", False), ("graph", True)) if self.cuda or not on
+        }
 
     def _step(self, graph: bool) -> Captured:
-        q, target = (self.script.make_network(self.config, 6, (84, 84)).to(self.replay.device) for _ in range(2))
+        q, target = (
+            self.script.make_network(self.config, 6, (84, 84)).to(self.replay.device) for _ in range(2)
+        )
         optimiser = self.script.RMSProp(q, self.config)
         return Captured(
-            lambda places: self.script.update(q, target, optimiser, self.replay.gather(places), self.config), on=graph
+            lambda places: self.script.update(q, target, optimiser, self.replay.gather(places), self.config),
+            on=graph,
         )
 
     def synchronise(self) -> None:

@@ -58,7 +58,9 @@ def open_run(
     device: str = "cpu",
 ) -> tuple[Any, ModuleType, Any]:
     """A run of Pong below `folder` as the command line would make it: the run, the paper's script and its config."""
-    resolved = papers.resolve(papers.load_paper(paper), variant, TASK, "paper", {"training_steps": NEVER} | overrides)
+    resolved = papers.resolve(
+        papers.load_paper(paper), variant, TASK, "paper", {"training_steps": NEVER} | overrides
+    )
     script = importlib.import_module(f"replications.{paper}.train")
     run = run_class(resolved, 1, device=device, threads=runs.prepare(1, threads), results=folder)
     run.open()
@@ -92,7 +94,12 @@ def training_worker(connection: Connection, options: dict[str, Any]) -> None:
     paper, variant = options["paper"], options.get("variant")
     settings = throughput_settings(options["capacity"], paper)
     run, script, config = open_run(
-        paper, options["folder"], options["threads"], settings, variant=variant, device=options.get("device", "cpu")
+        paper,
+        options["folder"],
+        options["threads"],
+        settings,
+        variant=variant,
+        device=options.get("device", "cpu"),
     )
     run.gate = Gate(connection, max(warm_up(config.num_envs), options.get("warm_up", 0)))
     try:
@@ -136,7 +143,9 @@ def rate_after_a_quarter(ticks: list[tuple[int, float]], count: int) -> float:
     """Agent steps/s from the first tick at or after a quarter of `count` steps to the last tick: (agent steps, seconds) each."""
     kept = [tick for tick in ticks if tick[0] >= count / 4]
     if len(kept) < 2:
-        raise ValueError(f"{count} agent steps were over before two ticks came after the first quarter; take more")
+        raise ValueError(
+            f"{count} agent steps were over before two ticks came after the first quarter; take more"
+        )
     (first, began), (last, ended) = kept[0], kept[-1]
     return (last - first) / (ended - began)
 
@@ -200,9 +209,14 @@ def sb3_ppo_worker(connection: Connection, options: dict[str, Any]) -> None:
     torch.set_num_threads(options["threads"])
     resolved = papers.resolve(papers.load_paper("ppo"), "ppo2", TASK, "paper")
     c = importlib.import_module("replications.ppo.train").Config(**resolved.settings)
-    wrappers = {"noop_max": c.noop_max, "frame_skip": c.frame_skip, "terminal_on_life_loss": c.life_loss_terminal}
+    wrappers = {
+        "noop_max": c.noop_max,
+        "frame_skip": c.frame_skip,
+        "terminal_on_life_loss": c.life_loss_terminal,
+    }
     envs = VecFrameStack(
-        make_atari_env("PongNoFrameskip-v4", n_envs=c.num_envs, seed=1, wrapper_kwargs=wrappers), n_stack=c.stack
+        make_atari_env("PongNoFrameskip-v4", n_envs=c.num_envs, seed=1, wrapper_kwargs=wrappers),
+        n_stack=c.stack,
     )
     model = PPO(
         "CnnPolicy",
@@ -264,7 +278,11 @@ def sb3_worker(connection: Connection, options: dict[str, Any]) -> None:
     gymnasium.register_envs(ale_py)
     torch.set_num_threads(options["threads"])
     c = importlib.import_module(f"replications.{options['paper']}.train").Config()
-    wrappers = {"noop_max": c.noop_max, "frame_skip": c.frame_skip, "terminal_on_life_loss": c.life_loss_terminal}
+    wrappers = {
+        "noop_max": c.noop_max,
+        "frame_skip": c.frame_skip,
+        "terminal_on_life_loss": c.life_loss_terminal,
+    }
     envs = VecFrameStack(
         make_atari_env("PongNoFrameskip-v4", n_envs=1, seed=1, wrapper_kwargs=wrappers), n_stack=c.stack
     )
@@ -286,7 +304,9 @@ def sb3_worker(connection: Connection, options: dict[str, Any]) -> None:
     )
     buffer = model.replay_buffer
     arrays = (buffer.observations, buffer.next_observations, buffer.actions, buffer.rewards, buffer.dones)
-    gate = Gate(connection, WARM_UP, sum(array.nbytes for array in arrays if array is not None) / options["capacity"])
+    gate = Gate(
+        connection, WARM_UP, sum(array.nbytes for array in arrays if array is not None) / options["capacity"]
+    )
 
     class Slices(BaseCallback):
         def _on_step(self) -> bool:
@@ -335,7 +355,10 @@ def update_worker(connection: Connection, options: dict[str, Any]) -> None:
             whole.append(time.perf_counter() - began)
             parts.append(split(replay.sample(rng, c.batch_size)))
         names = ("whole", "target_forward", "forward_backward", "optimiser")
-        return {k: 1000 * statistics.median(v) for k, v in zip(names, (whole, *zip(*parts, strict=True)), strict=True)}
+        return {
+            k: 1000 * statistics.median(v)
+            for k, v in zip(names, (whole, *zip(*parts, strict=True)), strict=True)
+        }
 
     update(3)
     serve(connection, {"update": update})

@@ -47,7 +47,9 @@ def commit() -> str | None:
     """The checkout's commit, with "+changes" when files that git knows differ from it."""
     git = ["git", "-C", str(ROOT)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=30)
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=30
+        )
         diff = subprocess.run(
             [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=30
         )

@@ -50,7 +50,9 @@ class Subject:
             slack=run.slack(c.replay_capacity, c.num_envs),
             folder=run.folder_for_frames(envs),
         )
-        self.q, self.target, self.best = (script.make_network(c, self.actions, envs.obs_shape) for _ in range(3))
+        self.q, self.target, self.best = (
+            script.make_network(c, self.actions, envs.obs_shape) for _ in range(3)
+        )
         self.optimiser = script.RMSProp(self.q, c)
         self.at = script.Progress()
         run.resume(
@@ -62,7 +64,9 @@ class Subject:
             target=self.target,
             best=self.best,
             optimiser=self.optimiser,
-            held_out=torch.zeros((c.held_out_states, *self.replay.state_shape), dtype=self.replay.torch_dtype),
+            held_out=torch.zeros(
+                (c.held_out_states, *self.replay.state_shape), dtype=self.replay.torch_dtype
+            ),
             loss_sum=torch.zeros(()),
         )
         envs.reset()
@@ -98,7 +102,11 @@ class Subject:
         file = (self.run.work / "frames.bin").stat().st_size
         arrays = (replay.actions, replay.rewards, replay.terminals, replay.complete, replay.age)
         slack = (replay.slots - replay.window) * replay.frames[0, 0].nbytes
-        return {"disk": file * million, "slack": slack * million, "index": sum(a.nbytes for a in arrays) * million}
+        return {
+            "disk": file * million,
+            "slack": slack * million,
+            "index": sum(a.nbytes for a in arrays) * million,
+        }
 
     def sample(self, count: int) -> float:
         """Milliseconds for one batch, the median of so many."""

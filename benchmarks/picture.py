@@ -38,7 +38,11 @@ SERIES = {  # kind: name, colour
     "env_ale": ('environments, "ale"', "s1"),
     "env_nature": ('environments, "nature"', "s3"),
 }
-COLOURS = {"emulator": "s0", "Stable": "s2", 'environments, "nature"': "s3"}  # by a name's beginning; all else is s1
+COLOURS = {
+    "emulator": "s0",
+    "Stable": "s2",
+    'environments, "nature"': "s3",
+}  # by a name's beginning; all else is s1
 Point = tuple[float, float, float, float]  # x, median, smallest, largest
 
 
@@ -110,7 +114,9 @@ def lines(
     def x(value: float) -> float:
         if not log_x:
             return left + value / last * (right - left)
-        return left + (math.log2(value / first) / math.log2(last / first) if last > first else 0.5) * (right - left)
+        return left + (math.log2(value / first) / math.log2(last / first) if last > first else 0.5) * (
+            right - left
+        )
 
     def y(value: float) -> float:
         return top + 40 + height * (1 - value / ticks[-1])
@@ -143,7 +149,11 @@ def draw(flat: Mapping[str, Any]) -> str:
     """results.json as SVG text."""
     body, top = [], 10.0
     scaling = [
-        (name, colour, [(n, v["median"], *v["spread"]) for n, v in figures.by_size(flat, figures.SCALING, kind=kind)])
+        (
+            name,
+            colour,
+            [(n, v["median"], *v["spread"]) for n, v in figures.by_size(flat, figures.SCALING, kind=kind)],
+        )
         for kind, (name, colour) in SERIES.items()
     ]
     resident = [(n / 1e6, v["median"], *v["spread"]) for n, v in figures.by_size(flat, figures.RESIDENT)]
@@ -151,7 +161,11 @@ def draw(flat: Mapping[str, Any]) -> str:
     if resident and flat.get("sb3_replay_gb_per_million"):
         whole = flat["sb3_replay_gb_per_million"]["median"] * resident[-1][0]
         stored.append(
-            ("Stable-Baselines3's arrays", "s2 arithmetic", [(0, 0, 0, 0), (resident[-1][0], whole, whole, whole)])
+            (
+                "Stable-Baselines3's arrays",
+                "s2 arithmetic",
+                [(0, 0, 0, 0), (resident[-1][0], whole, whole, whole)],
+            )
         )
     panels = (
         lambda y: rates(flat, y),
@@ -162,7 +176,9 @@ def draw(flat: Mapping[str, Any]) -> str:
             y,
             log_x=True,
         ),
-        lambda y: lines("Resident memory in GB", "million slots written, slack included", stored, y, log_x=False),
+        lambda y: lines(
+            "Resident memory in GB", "million slots written, slack included", stored, y, log_x=False
+        ),
     )
     for panel in panels:
         marks, height = panel(top)

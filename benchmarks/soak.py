@@ -123,7 +123,10 @@ class SoakRun(runs.Run):
         self.stalls.append(time.monotonic() - began)
 
     def evaluate(self, policy: Any, at: Any) -> np.ndarray:
-        last, self._last_save = self._last_save, time.monotonic()  # phases this short bring no checkpoint forward
+        last, self._last_save = (
+            self._last_save,
+            time.monotonic(),
+        )  # phases this short bring no checkpoint forward
         scores = super().evaluate(policy, at)
         self._last_save = last
         self.phases += 1
@@ -137,7 +140,9 @@ class SoakRun(runs.Run):
 def fill(replay: Any) -> None:
     """Writes every slot of the ring once: random frames, games of a thousand agent steps."""
     rng = np.random.default_rng(0)
-    pool = rng.integers(256, size=(CHUNK, *replay.frames.shape[2:]), dtype=np.uint8).astype(replay.frames.dtype)
+    pool = rng.integers(256, size=(CHUNK, *replay.frames.shape[2:]), dtype=np.uint8).astype(
+        replay.frames.dtype
+    )
     checksums = [zlib.crc32(frame) for frame in pool]
     for env in range(replay.num_envs):
         for first in range(0, replay.slots, CHUNK):
@@ -176,7 +181,9 @@ def anonymous_mb() -> float | None:
     """Resident memory of this process that no file backs; None where the system does not tell."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return round(next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon")), 1)
+        return round(
+            next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon")), 1
+        )
     except (OSError, StopIteration):
         return None
 
@@ -247,7 +254,9 @@ def names() -> list[str]:
     return [field.name for field in fields(Sample)]
 
 
-def soak(minutes: float, every: float, folder: Path, threads: int, overrides: dict[str, Any]) -> dict[str, Any]:
+def soak(
+    minutes: float, every: float, folder: Path, threads: int, overrides: dict[str, Any]
+) -> dict[str, Any]:
     """Runs `replications/dqn/train.py` below `folder`, which is left empty; returns what soak.json holds."""
     began, commit, load = machine.now(), machine.commit(), machine.load_average()
     folder.mkdir(parents=True, exist_ok=True)
@@ -274,7 +283,9 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two looks")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")
     parser.add_argument("--folder", type=Path, default=machine.ROOT / "results", help="8 GB are needed there")
-    parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/soak.json from 30 minutes on")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="default: benchmarks/soak.json from 30 minutes on"
+    )
     arguments = parser.parse_args()
     if not arguments.minutes > 0 or not arguments.every > 0:
         raise UserError("--minutes and --every are more than 0")

@@ -103,7 +103,9 @@ def marked(script: Any) -> Iterator[None]:
         wrap(atari.AtariVectorEnv, "recv", "emulation")
         wrap(atari.AtariVectorEnv, "reset", "emulation")
         frame = atari.PREPROCESSING["nature"]
-        stack.enter_context(mock.patch.dict(atari.PREPROCESSING, nature=record_function(MARK + "preprocessing")(frame)))
+        stack.enter_context(
+            mock.patch.dict(atari.PREPROCESSING, nature=record_function(MARK + "preprocessing")(frame))
+        )
         wrap(script, "act", "acting")
         for name, part in (
             ("add", "storing"),
@@ -164,7 +166,9 @@ def complete(spent: Mapping[str, float], whole: float) -> dict[str, float]:
     unknown = set(spent) - set(PARTS)
     if unknown:
         raise ValueError(f"parts {sorted(unknown)} are not in PARTS")
-    return {name: spent.get(name, 0.0) for name in PARTS if name != "rest"} | {"rest": whole - sum(spent.values())}
+    return {name: spent.get(name, 0.0) for name in PARTS if name != "rest"} | {
+        "rest": whole - sum(spent.values())
+    }
 
 
 UPDATE = ("sampling", "target forward", "forward", "backward", "optimiser", "rest of the update")
@@ -196,10 +200,16 @@ def put(readme: str, content: str, begin: str = BEGIN, end: str = END) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.timeline", description="Where the milliseconds go.")
-    parser.add_argument("--steps", type=int, default=200, help="agent steps under the profiler, a multiple of 4")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.timeline", description="Where the milliseconds go."
+    )
+    parser.add_argument(
+        "--steps", type=int, default=200, help="agent steps under the profiler, a multiple of 4"
+    )
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")
-    parser.add_argument("--results", type=Path, default=machine.ROOT / "results", help="the disk to measure on")
+    parser.add_argument(
+        "--results", type=Path, default=machine.ROOT / "results", help="the disk to measure on"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into benchmarks/README.md")
     known = parser.parse_args()
     if known.steps < 4 or known.steps % 4:

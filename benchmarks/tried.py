@@ -76,7 +76,9 @@ class BlockConv2d(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         s, (b, c, h, w) = self.stride[0], x.shape
         pixels = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
-        blocks = pixels.reshape(b, h // s, s, w // s, s, c).transpose(2, 3).reshape(b, h // s, w // s, s * s * c)
+        blocks = (
+            pixels.reshape(b, h // s, s, w // s, s, c).transpose(2, 3).reshape(b, h // s, w // s, s * s * c)
+        )
         k = self.kernel_size[0] // s
         kernel = (self.weight / 255).reshape(-1, c, k, s, k, s).permute(0, 3, 5, 1, 2, 4)
         kernel = kernel.reshape(-1, s * s * c, k, k).contiguous(memory_format=torch.channels_last)
@@ -158,7 +160,9 @@ def actions(threads: int) -> tuple[Call, Call]:
     return act, alone
 
 
-def comparisons(ring: int = RING, cores: int | None = None, sizes: tuple[int, ...] = (32, 256)) -> list[Comparison]:
+def comparisons(
+    ring: int = RING, cores: int | None = None, sizes: tuple[int, ...] = (32, 256)
+) -> list[Comparison]:
     """All that is compared; with two threads only where there are two cores."""
     cores = cores or os.cpu_count() or 1
     threads = (1, 2) if cores > 1 else (1,)
@@ -183,7 +187,9 @@ def comparisons(ring: int = RING, cores: int | None = None, sizes: tuple[int, ..
         for n in threads:
             add("foreach" if foreach else "rmsprop", n, "an optimiser step", theirs, "one flat vector", pair)
     if len(threads) > 1:
-        add("acting", 2, "one greedy action", "one thread, switched there and back", "two threads", actions(2))
+        add(
+            "acting", 2, "one greedy action", "one thread, switched there and back", "two threads", actions(2)
+        )
     return found
 
 

@@ -43,12 +43,16 @@ def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given.get("targets"), str):
         given["targets"] = given["targets"].replace(",", " ").split()
     if isinstance(given.get("targets"), list):
-        given["targets"] = [bare(target) if isinstance(target, str) else target for target in given["targets"]]
+        given["targets"] = [
+            bare(target) if isinstance(target, str) else target for target in given["targets"]
+        ]
     if type(given.get("results")) is int:
         given["results"] = str(given["results"])  # a folder called 2024
     if str(given.get("fresh")).lower() in ("true", "false"):
         given["fresh"] = str(given["fresh"]).lower() == "true"
-    given = {key: value for key, value in given.items() if value is not None or key in ("frames", "checkpoints")}
+    given = {
+        key: value for key, value in given.items() if value is not None or key in ("frames", "checkpoints")
+    }
     return validate(given, "config.schema.yaml", "config.yaml or --config")
 
 
@@ -111,7 +115,9 @@ class Flow:
         return sorted({target.task for target in self.targets.values()})
 
     def _tasks(self, laptop: bool) -> list[str]:
-        return sorted({target.task for target in self.targets.values() if bool(self._task(target).claims) == laptop})
+        return sorted(
+            {target.task for target in self.targets.values() if bool(self._task(target).claims) == laptop}
+        )
 
     @property
     def laptop_tasks(self) -> list[str]:
@@ -133,7 +139,9 @@ class Flow:
 
     def target(self, name: str) -> Target:
         if name not in self.targets:
-            raise UserError(f"unknown target {name!r}{one_of(name, self.targets)}; pages are made as reports/NAME.html")
+            raise UserError(
+                f"unknown target {name!r}{one_of(name, self.targets)}; pages are made as reports/NAME.html"
+            )
         return self.targets[name]
 
     def requested(self, words: Iterable[str]) -> list[Target]:
@@ -149,7 +157,9 @@ class Flow:
             elif path.startswith(PAGE) and path.endswith(SUFFIX):
                 found.append(self.target(bare(path)))
             elif word.removesuffix(SUFFIX) in self.targets and not Path(word).exists():
-                raise UserError(f"{word!r} is no file to make; its page is asked for as {PAGE}{bare(word)}{SUFFIX}")
+                raise UserError(
+                    f"{word!r} is no file to make; its page is asked for as {PAGE}{bare(word)}{SUFFIX}"
+                )
         if index:
             return found
         return found or [self.target(name) for name in self.config["targets"]]
@@ -186,7 +196,9 @@ class Flow:
 
     def stop_when_reached(self, target: Target) -> bool:
         """`auto` on a GPU trains at the paper's length, and no longer than the published score takes."""
-        return self.config["budget"] == "auto" and not self.config["frames"] and self.device_of(target) == "cuda"
+        return (
+            self.config["budget"] == "auto" and not self.config["frames"] and self.device_of(target) == "cuda"
+        )
 
     def resolved(self, target: Target, size: str) -> Resolved:
         return papers.resolve(self.papers[target.paper], target.variant, target.task, size)
@@ -275,7 +287,9 @@ class Flow:
             return []
         size, results = self.size(target), self.config["results"]
         seeds = range(1, self.seeds(target, size) + 1)
-        folders = [papers.run_dir(target.paper, target.variant, target.task, size, seed, results) for seed in seeds]
+        folders = [
+            papers.run_dir(target.paper, target.variant, target.task, size, seed, results) for seed in seeds
+        ]
         names = LAPTOP_FILES if self._task(target).claims else PAGE_FILES
         return [str(folder / name) for folder in folders for name in names]
 
@@ -288,7 +302,9 @@ class Flow:
         """What a page is made of beside one's own runs: the paper as data, its tables, recorded runs, the template."""
         target, base = self.target(wildcards.target), self.root.parent
         paper = self.papers[target.paper]
-        code = [path for path in (base / "reports").rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")]
+        code = [
+            path for path in (base / "reports").rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")
+        ]
         reference = paper.folder.glob("reference_curves.csv")
         files = [paper.file, *paper.tables(), *reference, *code, *self.recorded(target)]
         return [os.path.relpath(path) for path in sorted(files)]
@@ -305,7 +321,9 @@ class Flow:
     def index_sources(self, wildcards: Any) -> list[str]:
         """What the index is made of beside one's own runs."""
         code = [
-            path for path in (self.root.parent / "reports").rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")
+            path
+            for path in (self.root.parent / "reports").rglob("*")
+            if path.suffix in (".py", ".j2", ".css", ".js")
         ]
         papers = [path for paper in self.papers.values() for path in (paper.file, *paper.tables())]
         recorded = [path for target in self.targets.values() for path in self.recorded(target)]

@@ -161,14 +161,18 @@ def picture(rows: Sequence[PictureRow], line: tuple[str, float] | None, label: s
     if line:
         x = scale(line[1])
         anchor = "start" if x < 20 else "end" if x > 80 else "middle"
-        body.append(f'<text class="threshold-label" x="{x}%" y="12" text-anchor="{anchor}">{escape(line[0])}</text>')
+        body.append(
+            f'<text class="threshold-label" x="{x}%" y="12" text-anchor="{anchor}">{escape(line[0])}</text>'
+        )
         body.append(f'<line class="threshold" x1="{x}%" x2="{x}%" y1="{top - 4}" y2="{bottom}"/>')
     for index, row in enumerate(rows):
         y = top + step * index
         mid = y + 30
         body.append(f'<g class="{row.css}">')
         body.append(f'<text class="row-label" x="0" y="{y + 15}">{escape(row.label)}</text>')
-        body.append(f'<text class="row-value" x="100%" y="{y + 15}" text-anchor="end">{escape(row.value)}</text>')
+        body.append(
+            f'<text class="row-value" x="100%" y="{y + 15}" text-anchor="end">{escape(row.value)}</text>'
+        )
         body.append(f'<line class="track" x1="0" x2="100%" y1="{mid}" y2="{mid}"/>')
         if row.band:
             x1, x2 = scale(row.band[0]), scale(row.band[1])
@@ -252,7 +256,9 @@ class Series:
     def data(self) -> dict:
         columns = {"x": self.xs, "h": self.hours, "y": self.ys, "lo": self.low, "hi": self.high}
         digits = {"x": 7, "h": 5}
-        shown = {k: [significant(v, digits.get(k, 5)) for v in column] for k, column in columns.items() if column}
+        shown = {
+            k: [significant(v, digits.get(k, 5)) for v in column] for k, column in columns.items() if column
+        }
         return {"name": self.name, "css": self.css} | ({"band": self.band} if self.band else {}) | shown
 
     def values(self) -> list[float]:
@@ -284,7 +290,9 @@ class Chart:
             "title": self.title,
             "small": self.small,
             "series": [s.data() for s in self.series],
-            "lines": [{"name": line.name, "css": line.css, "value": significant(line.value)} for line in self.lines],
+            "lines": [
+                {"name": line.name, "css": line.css, "value": significant(line.value)} for line in self.lines
+            ],
         }
 
     def svg(self) -> Markup:
@@ -319,10 +327,14 @@ class Chart:
                 body.append(
                     f'<text class="ref-label" x="100%" y="{y - 4}" text-anchor="end">{escape(line.name)}</text>'
                 )
-        body.append(f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">')
+        body.append(
+            f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">'
+        )
         for s in self.series:
             if s.low and s.high:
-                edge = [(x, lo, hi) for x, lo, hi in zip(s.xs, s.low, s.high, strict=True) if None not in (lo, hi)]
+                edge = [
+                    (x, lo, hi) for x, lo, hi in zip(s.xs, s.low, s.high, strict=True) if None not in (lo, hi)
+                ]
                 corners = [(x, hi) for x, _, hi in edge] + [(x, lo) for x, lo, _ in reversed(edge)]
                 points = " ".join(f"{wide(x) * 10:.0f},{place(y):g}" for x, y in corners)
                 body.append(f'<polygon class="spread {s.css}" points="{points}"/>')
@@ -390,7 +402,9 @@ def _mean_of(curves: Sequence[tuple], limit: int) -> Series | None:
     grids, how = [dict(zip(c[1], c[2], strict=True)) for c in curves], ""
 
     def common() -> list:
-        return sorted(x for x in set(grids[0]).intersection(*grids[1:]) if all(g[x] is not None for g in grids))
+        return sorted(
+            x for x in set(grids[0]).intersection(*grids[1:]) if all(g[x] is not None for g in grids)
+        )
 
     shared = common()
     if len(shared) < 2:  # seeds that were measured each at places of their own

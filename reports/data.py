@@ -21,7 +21,11 @@ from common.errors import UserError
 SIZE = re.compile(r"[a-z0-9_]+|frames-[0-9]+")
 SEED = re.compile(r"seed([0-9]+)")
 
-_number, _count, _text = {"type": "number"}, {"type": "integer", "minimum": 0, "maximum": 10**15}, {"type": "string"}
+_number, _count, _text = (
+    {"type": "number"},
+    {"type": "integer", "minimum": 0, "maximum": 10**15},
+    {"type": "string"},
+)
 _maybe_text = {"type": ["string", "null"]}
 _maybe_number = {"type": ["number", "null"], "minimum": -1e15, "maximum": 1e15}
 
@@ -36,7 +40,9 @@ RUN_SCHEMA = _object(
         "task": _text,
         "seed": _count,
         "settings": {"type": "object"},
-        "progress": _object({"agent_steps": _count, "frames": _count}, {"updates": _count, "episodes": _count}),
+        "progress": _object(
+            {"agent_steps": _count, "frames": _count}, {"updates": _count, "episodes": _count}
+        ),
         "provenance": _object(
             {"code_sha256": _maybe_text, "lock_sha256": _maybe_text},
             {
@@ -63,7 +69,10 @@ RUN_SCHEMA = _object(
     {"variant": _maybe_text, "paper_frames": {"type": ["integer", "null"]}, "result": {"type": "object"}},
 )
 
-_episodes = {"type": "array", "items": _object({"score": _number}, {"seed": {"type": "integer"}, "length": _count})}
+_episodes = {
+    "type": "array",
+    "items": _object({"score": _number}, {"seed": {"type": "integer"}, "length": _count}),
+}
 EVALUATION_SCHEMA = _object(
     {
         "score": _number,
@@ -84,7 +93,12 @@ VALUES_SCHEMA = _object(
     {
         "kind": {"enum": ["values", "probabilities"]},
         "fps": {"type": "number", "exclusiveMinimum": 0, "maximum": 1000},
-        "actions": {"type": "array", "items": {"type": "string", "maxLength": 40}, "minItems": 1, "maxItems": 64},
+        "actions": {
+            "type": "array",
+            "items": {"type": "string", "maxLength": 40},
+            "minItems": 1,
+            "maxItems": 64,
+        },
         "weights_sha256": _text,
         "films": {
             "type": "object",
@@ -205,7 +219,8 @@ def read_evaluation(path: Path) -> dict:
         mean = sum(e["score"] for e in data["episodes"]) / len(data["episodes"])
         if not math.isclose(mean, data["score"], rel_tol=1e-6, abs_tol=1e-6):
             raise _bad(
-                path, f"score {data['score']} is not the mean of its {len(data['episodes'])} episodes, {mean:.6g}"
+                path,
+                f"score {data['score']} is not the mean of its {len(data['episodes'])} episodes, {mean:.6g}",
             )
     return data
 
@@ -218,11 +233,17 @@ def read_values(path: Path) -> dict | None:
     actions = len(data["actions"])
     for name, film in data["films"].items():
         if len(film["values"]) != len(film["played"]):
-            raise _bad(path, f"at films.{name}: {len(film['values'])} rows of values, {len(film['played'])} actions")
+            raise _bad(
+                path, f"at films.{name}: {len(film['values'])} rows of values, {len(film['played'])} actions"
+            )
         if any(len(row) != actions or not all(map(_finite, row)) for row in film["values"]):
-            raise _bad(path, f"at films.{name}.values: a row is not {actions} finite numbers, one for each action")
+            raise _bad(
+                path, f"at films.{name}.values: a row is not {actions} finite numbers, one for each action"
+            )
         if max(film["played"]) >= actions:
-            raise _bad(path, f"at films.{name}.played: {max(film['played'])} is none of the {actions} actions")
+            raise _bad(
+                path, f"at films.{name}.played: {max(film['played'])} is none of the {actions} actions"
+            )
     return data
 
 
@@ -275,7 +296,10 @@ def with_hours(curve: Curve, timing: Path) -> Curve:
     except UserError:
         return curve
     seconds = dict(reversed(list(zip(clock.get("agent_steps", []), clock.get("seconds", []), strict=True))))
-    hours = [None if (s := seconds.get(step)) is None else s / 3600 for step in curve.columns.get("agent_steps", [])]
+    hours = [
+        None if (s := seconds.get(step)) is None else s / 3600
+        for step in curve.columns.get("agent_steps", [])
+    ]
     if not any(h is not None for h in hours):
         return curve
     return Curve(curve.columns | {"hours": hours}, curve.not_finite)
@@ -332,7 +356,9 @@ def read_run(folder: Path, source: str, paper: str, variant: str | None, task: s
     curve = with_hours(read_curve(folder / "curve.csv"), folder / "timing.csv")
     if not (folder / "evaluation.json").exists():
         return Run(folder, source, size, seed, "unevaluated", curve, run, status=_read_status(folder))
-    return Run(folder, source, size, seed, "finished", curve, run, read_evaluation(folder / "evaluation.json"))
+    return Run(
+        folder, source, size, seed, "finished", curve, run, read_evaluation(folder / "evaluation.json")
+    )
 
 
 def find_runs(root: Path, source: str, paper: str, variant: str | None, task: str) -> dict[str, list[Run]]:
@@ -342,7 +368,8 @@ def find_runs(root: Path, source: str, paper: str, variant: str | None, task: st
         return sizes
     for size in sorted(p for p in root.iterdir() if p.is_dir() and SIZE.fullmatch(p.name)):
         seeds = sorted(
-            (p for p in size.iterdir() if p.is_dir() and SEED.fullmatch(p.name)), key=lambda p: int(p.name[4:])
+            (p for p in size.iterdir() if p.is_dir() and SEED.fullmatch(p.name)),
+            key=lambda p: int(p.name[4:]),
         )
         runs = [run for p in seeds if (run := read_run(p, source, paper, variant, task)) is not None]
         if runs:

@@ -79,7 +79,9 @@ def render_index(results: Path, out: Path, previews: bool = True) -> list[Entry]
     loaded = papers.load_papers()
     entries = [entry_of(target, results) for target in all_targets(loaded)]
     has_page = {
-        entry.target.name: make_preview(entry, results, out) if previews else (out.parent / entry.page).exists()
+        entry.target.name: make_preview(entry, results, out)
+        if previews
+        else (out.parent / entry.page).exists()
         for entry in entries
     }
     columns, rows = matrix(entries, has_page)
@@ -115,7 +117,8 @@ def render_index(results: Path, out: Path, previews: bool = True) -> list[Entry]
                     for entry in entries
                 ],
                 "aggregates": [
-                    {"agent": a["agent"], "length": a["length"], "seeds": a["seeds"], **a["values"]} for a in totals
+                    {"agent": a["agent"], "length": a["length"], "seeds": a["seeds"], **a["values"]}
+                    for a in totals
                 ],
             },
         )
@@ -126,7 +129,8 @@ def render_index(results: Path, out: Path, previews: bool = True) -> list[Entry]
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m reports.index", description="Render the index of all pages from whatever results there are."
+        prog="python -m reports.index",
+        description="Render the index of all pages from whatever results there are.",
     )
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--out", type=Path, default=Path("reports/index.html"))

@@ -40,7 +40,9 @@ RUN_SCHEMA = _object(
 )
 MEASURES_SCHEMA = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "number"}}
 WORDS = {"holds": ("holds", "good"), "fails": ("fails", "bad"), "open": ("open", "open")}
-SUPERSCRIPT = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+SUPERSCRIPT = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
 CHECK_SECONDS = 90  # a recorded seed that took longer is not run again for a page
 
 
@@ -86,7 +88,12 @@ def read_run(folder: Path, source: str, target: Target) -> Run | None:
     if not (folder / "run.json").exists():
         return Run(folder, source, size, seed, "unfinished") if (folder / "checkpoint").is_dir() else None
     run = read_json(folder / "run.json", RUN_SCHEMA)
-    expected = {"paper": target.paper.name, "variant": target.variant_name, "task": target.task.name, "seed": seed}
+    expected = {
+        "paper": target.paper.name,
+        "variant": target.variant_name,
+        "task": target.task.name,
+        "seed": seed,
+    }
     for key, value in expected.items():
         if run.get(key) != value:
             raise _bad(folder / "run.json", f"at {key}: {run.get(key)!r}, but its folder says {value!r}")
@@ -96,7 +103,9 @@ def read_run(folder: Path, source: str, target: Target) -> Run | None:
         if claim.measure in undecided and claim.measure not in measures:
             continue
         if claim.measure not in measures or not math.isfinite(measures[claim.measure]):
-            raise _bad(folder / "measures.json", f"the claim {claim.name!r} needs the number {claim.measure!r}")
+            raise _bad(
+                folder / "measures.json", f"the claim {claim.name!r} needs the number {claim.measure!r}"
+            )
     return Run(folder, source, size, seed, "finished", run, measures, read_points(folder / "points.csv"))
 
 
@@ -110,7 +119,9 @@ def find_runs(target: Target, results: Path) -> tuple[list[tuple[str, str, list[
     found, problems = [], []
     for source, root in roots(target, results).items():
         for size in sorted(p for p in root.glob("*") if p.is_dir() and SIZE.fullmatch(p.name)):
-            seeds = sorted((p for p in size.glob("seed*") if SEED.fullmatch(p.name)), key=lambda p: int(p.name[4:]))
+            seeds = sorted(
+                (p for p in size.glob("seed*") if SEED.fullmatch(p.name)), key=lambda p: int(p.name[4:])
+            )
             try:
                 runs = [run for p in seeds if (run := read_run(p, source, target)) is not None]
                 judge_claims(target, _finished(runs))
@@ -125,7 +136,9 @@ def find_runs(target: Target, results: Path) -> tuple[list[tuple[str, str, list[
         raise problems[0][1]
     order = {"paper": 0, "hour": 1, "smoke": 3}
     found.sort(key=lambda f: (not _finished(f[2]), order.get(f[1], 2), f[0] != "own"))
-    return found, [f"Your own results in {shown(size)} are left out: {problem}." for size, problem in problems]
+    return found, [
+        f"Your own results in {shown(size)} are left out: {problem}." for size, problem in problems
+    ]
 
 
 def _finished(runs: Sequence[Run]) -> list[Run]:
@@ -215,7 +228,9 @@ def claim_rows(target: Target, judged: Sequence, finished: Sequence[Run]) -> lis
         if found.values:
             mean, interval = measured(found.score)
         else:
-            reasons = dict.fromkeys(run.undecided[claim.measure] for run in finished if claim.measure in run.undecided)
+            reasons = dict.fromkeys(
+                run.undecided[claim.measure] for run in finished if claim.measure in run.undecided
+            )
             mean, interval = DASH, "not measured: " + "; ".join(reasons)
         rows.append(
             {
@@ -259,7 +274,9 @@ def _ticks(scale: Scale, log: bool) -> list[tuple[float, str]]:
     return list(zip(values, tick_labels(values), strict=True))
 
 
-def draw(figure: dict, curves: dict[str, list[tuple[float, float, float, float]]], height: int = 300) -> Markup:
+def draw(
+    figure: dict, curves: dict[str, list[tuple[float, float, float, float]]], height: int = 300
+) -> Markup:
     """Medians as lines, lowest to highest as a band."""
     log_x, log_y = figure.get("log_x", False), figure.get("log_y", False)
 
@@ -291,7 +308,9 @@ def draw(figure: dict, curves: dict[str, list[tuple[float, float, float, float]]
         x = wide(value)
         anchor = "start" if x < 6 else "end" if x > 94 else "middle"
         body.append(f'<text class="tick" x="{x}%" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
-    body.append(f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">')
+    body.append(
+        f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">'
+    )
     for index, curve in enumerate(curves.values()):
         css = f"s{index % PALETTE + 1}"
         if any(low != high for _, _, low, high in curve):
@@ -392,10 +411,15 @@ def check_again(target: Target, runs: Sequence[Run]) -> dict:
         return {"ok": False, "sentence": f"The recorded settings are not those of today's script ({error})."}
     started = time.monotonic()
     found = script.experiment(config, run.seed).measures
-    head = f"Checked while rendering: seed {run.seed} was run again ({duration(time.monotonic() - started)}). "
+    head = (
+        f"Checked while rendering: seed {run.seed} was run again ({duration(time.monotonic() - started)}). "
+    )
     off = [name for name in run.measures if found.get(name) != run.measures[name]]
     if not off:
-        return {"ok": True, "sentence": f"{head}All {len(run.measures)} measures came out exactly as recorded."}
+        return {
+            "ok": True,
+            "sentence": f"{head}All {len(run.measures)} measures came out exactly as recorded.",
+        }
     worst = max(abs(found.get(n, math.inf) - run.measures[n]) / max(abs(run.measures[n]), 1e-12) for n in off)
     return {
         "ok": False,
@@ -414,7 +438,9 @@ def section_data(section: dict) -> dict:
     }  # fmt: skip
 
 
-def build(target: Target, source: str, results: Path, env: jinja2.Environment, budgets: list) -> tuple[str, dict]:
+def build(
+    target: Target, source: str, results: Path, env: jinja2.Environment, budgets: list
+) -> tuple[str, dict]:
     """The page's text and its opening section, as `reports.render.build`."""
     found, left_out = find_runs(target, results)
     if source == "recorded":

@@ -28,9 +28,13 @@ def outlook_of(run: Run, film: str) -> dict | None:
         return None
     filmed = run.evaluation.get({"median": "video", "best": "best_video"}[film]) or {}
     entry = found["films"][film]
-    if found["weights_sha256"] != run.evaluation.get("weights_sha256") or entry["episode"] != filmed.get("episode"):
+    if found["weights_sha256"] != run.evaluation.get("weights_sha256") or entry["episode"] != filmed.get(
+        "episode"
+    ):
         return None
-    return {key: found[key] for key in ("kind", "fps", "actions")} | {key: entry[key] for key in ("played", "values")}
+    return {key: found[key] for key in ("kind", "fps", "actions")} | {
+        key: entry[key] for key in ("played", "values")
+    }
 
 
 def decimals(outlook: dict) -> int:
@@ -49,7 +53,11 @@ def scale_of(outlook: dict) -> tuple[float, float]:
 
 
 def in_words(value: float, outlook: dict, digits: int) -> str:
-    return f"{format_number(100 * value, 0)} %" if outlook["kind"] == PROBABILITIES else format_number(value, digits)
+    return (
+        f"{format_number(100 * value, 0)} %"
+        if outlook["kind"] == PROBABILITIES
+        else format_number(value, digits)
+    )
 
 
 def excerpt_of(outlook: dict | None, seconds: float) -> dict | None:
@@ -128,7 +136,8 @@ def trace(outlook: dict) -> Markup:
     low, high = min(best), max(best)
     span, digits = (high - low) or 1.0, decimals(outlook)
     path = "L".join(
-        f"{1000 * x / (len(best) - 1):.0f} {44 - 38 * (y - low) / span:.1f}" for x, y in zip(xs, ys, strict=True)
+        f"{1000 * x / (len(best) - 1):.0f} {44 - 38 * (y - low) / span:.1f}"
+        for x, y in zip(xs, ys, strict=True)
     )
     ends = (format_number(low, digits), format_number(high, digits))
     label = f"The highest action value over the excerpt: between {ends[0]} and {ends[1]}"

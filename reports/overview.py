@@ -182,8 +182,12 @@ def aggregate(entries: Sequence[Entry]) -> dict | None:
     return {
         "games": len(scored),
         "seeds": seeds,
-        "median": with_interval(median_over_games(table), median_over_games_interval(table) if seeds > 1 else None),
-        "iqm": with_interval(interquartile_mean(table), interquartile_mean_interval(table) if seeds > 1 else None),
+        "median": with_interval(
+            median_over_games(table), median_over_games_interval(table) if seeds > 1 else None
+        ),
+        "iqm": with_interval(
+            interquartile_mean(table), interquartile_mean_interval(table) if seeds > 1 else None
+        ),
         "paper_median": format_percent(float(np.median(printed))) if theirs else None,
         "paper_iqm": format_percent(interquartile_mean(np.array(printed))) if theirs else None,
         "outcomes": {what: outcomes.count(what) for what in ("win", "tie", "loss")} if outcomes else None,
@@ -204,5 +208,7 @@ def aggregates(entries: Sequence[Entry]) -> list[dict]:
             row = aggregate([e for e in mine if e.at_length == at_length])
             if row:
                 target = mine[0].target
-                rows.append({"agent": agent, "short": target.paper.short, "target": target, "length": what, **row})
+                rows.append(
+                    {"agent": agent, "short": target.paper.short, "target": target, "length": what, **row}
+                )
     return rows

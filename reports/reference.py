@@ -98,7 +98,11 @@ def reference_of(folder: Path, game: str | None) -> Reference | None:
                 continue
             label, millions = METRIC.fullmatch(row["metric"]).groups()
             points.append(
-                (int(millions) * 1_000_000, float(row["value"]), float(row["stdev"]) if row["stdev"] else None)
+                (
+                    int(millions) * 1_000_000,
+                    float(row["value"]),
+                    float(row["stdev"]) if row["stdev"] else None,
+                )
             )
             protocol = row["protocol"]
         except (KeyError, AttributeError, TypeError, ValueError):

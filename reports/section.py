@@ -11,7 +11,15 @@ from markupsafe import Markup
 from common import papers
 from common.errors import UserError
 from common.evaluation.statistics import as_printed, decimals_for, format_number, format_percent
-from common.evaluation.verdict import THRESHOLD, Published, Verdict, decide, score_in_words, seeds_in_words, state
+from common.evaluation.verdict import (
+    THRESHOLD,
+    Published,
+    Verdict,
+    decide,
+    score_in_words,
+    seeds_in_words,
+    state,
+)
 from reports.charts import Chart, Line, PictureRow, picture, series_of, short_count, strips
 from reports.data import Run, differences
 from reports.outlook import outlook_of
@@ -78,7 +86,11 @@ def waiting_verdict(runs: Sequence[Run]) -> Verdict:
     states = sorted({run.state for run in runs})
     if states == ["failed"]:
         return state("failed", "Training failed before it was done, so there is no verdict.")
-    what = "training is done and the evaluation is missing" if states == ["unevaluated"] else " and ".join(states)
+    what = (
+        "training is done and the evaluation is missing"
+        if states == ["unevaluated"]
+        else " and ".join(states)
+    )
     return state("in_progress", f"No seed of this size is finished ({what}), so there is no verdict yet.")
 
 
@@ -174,7 +186,9 @@ def main_column(runs: Sequence[Run]) -> str:
 def measured_returns(runs: Sequence[Run]) -> list[Line]:
     """What the value estimates estimate, as the final evaluation measured it; empty where it did not."""
     episodes = [e for run in runs if run.evaluation for e in run.evaluation["episodes"]]
-    returns = [e["discounted_return"] for e in episodes if isinstance(e.get("discounted_return"), (int, float))]
+    returns = [
+        e["discounted_return"] for e in episodes if isinstance(e.get("discounted_return"), (int, float))
+    ]
     if not returns or len(returns) < len(episodes) or not all(math.isfinite(r) for r in returns):
         return []
     return [Line("discounted return, measured by the final evaluation", sum(returns) / len(returns), "human")]
@@ -197,7 +211,9 @@ def charts_of(
         if not found:
             return None
         averaged = [average and run.state == "finished" for run, *_ in found]
-        series = series_of([(name(run), xs, ys, hours) for run, xs, ys, hours in found], averaged, small, crowd)
+        series = series_of(
+            [(name(run), xs, ys, hours) for run, xs, ys, hours in found], averaged, small, crowd
+        )
         if reference and not small:
             beside = reference.series(max(x for _, xs, *_ in found for x in xs))
             series += [beside] if beside else []
@@ -235,7 +251,9 @@ def resolved_for(target: Target, size: str, runs: Sequence[Run]):
         return plain, []
     settings = trained[0].run["settings"]
     unknown = sorted(set(settings) - set(plain.settings) - IDENTITY)
-    notes = [f"This run has a setting that the code no longer has: {name} = {settings[name]}." for name in unknown]
+    notes = [
+        f"This run has a setting that the code no longer has: {name} = {settings[name]}." for name in unknown
+    ]
     overrides = {
         name: value
         for name, value in settings.items()
@@ -272,13 +290,17 @@ def repeat_command(
     changed = sorted(_one_word(digest, 16) for digest in changes)
     lines = [f"git checkout {shlex.quote(commits.pop())}"] if len(commits) == 1 else []
     if commits:
-        lines.append(f"# The seeds were trained at different commits: {', '.join(sorted(map(_one_word, commits)))}")
+        lines.append(
+            f"# The seeds were trained at different commits: {', '.join(sorted(map(_one_word, commits)))}"
+        )
     if changed:
         lines.append(
             f"# It was changed and not committed (SHA-256 of the changes: {', '.join(changed)}), so this is near, not exact."
         )
     if own_settings:
-        lines.append("# Settings were given on the command line: use the command of each run, below, instead.")
+        lines.append(
+            "# Settings were given on the command line: use the command of each run, below, instead."
+        )
     if source == "recorded":
         lines = [f"./run snakemake {page} --config source=recorded", "", "# and to train it again:", *lines]
     return [*lines, f"./run snakemake {page} --config {how} seeds={seeds}"]
@@ -299,8 +321,14 @@ def videos_of(finished: Sequence[Run]) -> list[dict]:
         if path:
             number = format_number(score, 1) if isinstance(score, (int, float)) else None
             which = "nearest" if run is not median else "median" if len(finished) > 1 else "only"
-            found.append({"kind": kind, "path": path, "score": number, "seed": run.seed, "which": which, "src": None})
-            found[-1] |= {"whole": _seconds(run, filmed.get("episode")), "said": outlook_of(run, kind), "outlook": None}
+            found.append(
+                {"kind": kind, "path": path, "score": number, "seed": run.seed, "which": which, "src": None}
+            )
+            found[-1] |= {
+                "whole": _seconds(run, filmed.get("episode")),
+                "said": outlook_of(run, kind),
+                "outlook": None,
+            }
     return found
 
 
@@ -335,7 +363,9 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
     notes += shortfall_notes(finished)
     lost = sum(run.curve.not_finite for run in runs)
     if lost:
-        notes.append(f"{lost} {'values' if lost > 1 else 'value'} in the curves: not a finite number, drawn as a gap.")
+        notes.append(
+            f"{lost} {'values' if lost > 1 else 'value'} in the curves: not a finite number, drawn as a gap."
+        )
     device = next((run.run["provenance"].get("device", "cpu") for run in trained), "cpu")
     strip_rows = [
         (
@@ -387,7 +417,9 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
         "protocol": protocol_rows(task, resolved, finished),
         "provenance": provenance_rows(trained) if trained else [],
         "cost": cost_rows(trained),
-        "commands": [run.run["provenance"].get("command") for run in trained if run.run["provenance"].get("command")],
+        "commands": [
+            run.run["provenance"].get("command") for run in trained if run.run["provenance"].get("command")
+        ],
         "repeat": repeat_command(
             target, source, size, runs, resolved is not None and "command line" in resolved.sources.values()
         ),
@@ -397,7 +429,9 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
 
 def replay_check(section: dict) -> dict | None:
     """Ten recorded episodes played again from the recorded weights, or why that cannot be done."""
-    from common.evaluation.protocol import replay_recorded  # loads torch, which a page without a check does not need
+    from common.evaluation.protocol import (
+        replay_recorded,
+    )  # loads torch, which a page without a check does not need
 
     kept = [run for run in section["finished"] if (run.folder / "model.safetensors").is_file()]
     if not kept:
@@ -408,7 +442,9 @@ def replay_check(section: dict) -> dict | None:
     run = kept[0]
     result = replay_recorded(run.folder, episodes=REPLAYED)
     replayed, identical = result["replayed"], result["identical"]
-    recorded_mean, replayed_mean = (format_number(result[key], 2) for key in ("recorded_mean", "replayed_mean"))
+    recorded_mean, replayed_mean = (
+        format_number(result[key], 2) for key in ("recorded_mean", "replayed_mean")
+    )
     means = f"recorded mean {recorded_mean}, replayed mean {replayed_mean}"
     head = f"Checked while rendering: {replayed} recorded episodes of seed {run.seed} were played again "
     head += f"from the recorded weights ({duration(result.get('seconds'))} on {result.get('device', 'this machine')}). "
@@ -439,7 +475,8 @@ def section_data(section: dict) -> dict:
         "source": section["source"],
         "size": section["size"],
         "verdict": v.key,
-        "score": v.score and {"mean": v.score.mean, "low": v.score.low, "high": v.score.high, "seeds": v.score.n},
+        "score": v.score
+        and {"mean": v.score.mean, "low": v.score.low, "high": v.score.high, "seeds": v.score.n},
         "g": v.g and {"value": v.g.value, "low": finite(v.g.low), "high": finite(v.g.high)},
         "human_normalised": v.normalised and v.normalised.value,
         "fraction_of_paper_frames": v.fraction,

@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.evaluation.statistics import DASH, as_printed, decimals_for, format_number, format_percent, standard_error
+from common.evaluation.statistics import (
+    DASH,
+    as_printed,
+    decimals_for,
+    format_number,
+    format_percent,
+    standard_error,
+)
 from common.evaluation.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
 from reports.charts import short_count
 from reports.data import Run, read_curve
@@ -63,7 +70,11 @@ def shown(path: Path) -> str:
 def same(a: object, b: object) -> bool:
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and isinstance(a, bool) == isinstance(b, bool):
+    if (
+        isinstance(a, (int, float))
+        and isinstance(b, (int, float))
+        and isinstance(a, bool) == isinstance(b, bool)
+    ):
         return math.isclose(a, b, rel_tol=1e-12)
     return a == b
 
@@ -114,9 +125,7 @@ def shortfall(run: Run) -> str | None:
     if asked == "last_100_episodes" and kind == asked and count < WINDOW:
         return f"the mean of the last {count} training episodes: fewer than the protocol's {WINDOW} had ended"
     if asked == "last_100_episodes" and kind != asked:
-        return (
-            f"the mean of {count} evaluation games: no training episode had ended, and the protocol asks for {WINDOW}"
-        )
+        return f"the mean of {count} evaluation games: no training episode had ended, and the protocol asks for {WINDOW}"
     if asked == "best_phase" and kind != asked:
         return f"the mean of {count} evaluation games: no evaluation phase saw a game end"
     return None
@@ -158,7 +167,11 @@ def scored_episodes(run: Run) -> list[float]:
     except UserError:  # it informs, no more
         return []
     whole = len(rows) == count and None not in rows
-    return rows if whole and math.isclose(st.fmean(rows), run.evaluation["score"], rel_tol=1e-6, abs_tol=1e-6) else []
+    return (
+        rows
+        if whole and math.isclose(st.fmean(rows), run.evaluation["score"], rel_tol=1e-6, abs_tol=1e-6)
+        else []
+    )
 
 
 def uncertainty(verdict: Verdict, finished: Sequence[Run]) -> float | None:
@@ -175,7 +188,13 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
     human, random = value_of(task.human), value_of(task.random)
 
     def add(
-        who: str, raw: float, value: str, what: str, css: str, normalised: str | None = None, interval: str = ""
+        who: str,
+        raw: float,
+        value: str,
+        what: str,
+        css: str,
+        normalised: str | None = None,
+        interval: str = "",
     ) -> None:
         if normalised is None and None not in (human, random) and human != random:
             normalised = format_percent((raw - random) / (human - random))
@@ -190,7 +209,13 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
         for run in finished:
             scores, score = scored_episodes(run), run.evaluation["score"]
             value = format_number(score, decimals_for(standard_error(spread(scores), len(scores))))
-            add("Ours" if len(finished) == 1 else f"Ours, seed {run.seed}", score, value, score_is(run), "ours")
+            add(
+                "Ours" if len(finished) == 1 else f"Ours, seed {run.seed}",
+                score,
+                value,
+                score_is(run),
+                "ours",
+            )
     for who, row in (("The paper", task.published), ("Human", task.human), ("Random play", task.random)):
         if row is None:
             continue
@@ -200,7 +225,9 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
             n = task.protocol.published_episodes
             error = standard_error(row.stdev, n)
             what += (
-                f"; standard error {format_number(error, decimals_for(error))} over its {n} episodes" if error else ""
+                f"; standard error {format_number(error, decimals_for(error))} over its {n} episodes"
+                if error
+                else ""
             )
             what += " (between its own seeds: unknown)" if error else "; its standard error is unknown"
         add(who, row.value, value, what, who.split()[-1].lower() if who != "Random play" else "random")
@@ -272,7 +299,9 @@ def episode_rows(finished: Sequence[Run]) -> list[dict]:
 def noise_sentence(rows: Sequence[dict]) -> str | None:
     """How far the further episodes' mean stands from the protocol's, in words, over all seeds."""
     by = {(row["seed"], row["css"]): row for row in rows}
-    pairs = [(by[s, "protocol"], by[s, "extra"]) for s, kind in by if kind == "protocol" and (s, "extra") in by]
+    pairs = [
+        (by[s, "protocol"], by[s, "extra"]) for s, kind in by if kind == "protocol" and (s, "extra") in by
+    ]
     if not pairs:
         return None
     if not all(a["in_score"] for a, _ in pairs):
@@ -313,7 +342,9 @@ def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
                 "source": constant.source,
                 "ours": plain_value(ours) + unit,
                 "deviates": deviates,
-                "reason": (reasons.get(constant.field or constant.name) or constant.reason or "") if deviates else "",
+                "reason": (reasons.get(constant.field or constant.name) or constant.reason or "")
+                if deviates
+                else "",
                 "note": constant.note,
             }
         )
@@ -329,10 +360,16 @@ def deviation_rows(target: Target, resolved, notes: Sequence[str]) -> list[dict]
             change = f"{plain_value(d.ours)} instead of {plain_value(d.paper)}{unit}"
             if d.paper is None:
                 change = f"{plain_value(d.ours)}{unit}, which the paper does not say"
-        rows.append({"what": d.what, "change": change, "reason": d.reason, "source": d.source, "origin": d.origin})
+        rows.append(
+            {"what": d.what, "change": change, "reason": d.reason, "source": d.source, "origin": d.origin}
+        )
     if not resolved:
-        rows += [{**d, "change": None, "origin": None, "source": d.get("source")} for d in target.paper.deviations]
-    return rows + [{"what": note, "change": None, "reason": "", "source": None, "origin": None} for note in notes]
+        rows += [
+            {**d, "change": None, "origin": None, "source": d.get("source")} for d in target.paper.deviations
+        ]
+    return rows + [
+        {"what": note, "change": None, "reason": "", "source": None, "origin": None} for note in notes
+    ]
 
 
 def protocol_rows(task, resolved, finished: Sequence[Run]) -> list[tuple[str, str]]:
@@ -345,7 +382,9 @@ def protocol_rows(task, resolved, finished: Sequence[Run]) -> list[tuple[str, st
 
     frames = get("max_frames")
     minutes = (
-        f"{frames:,} frames ({frames / 3600:g} minutes of play)" if isinstance(frames, int) else plain_value(frames)
+        f"{frames:,} frames ({frames / 3600:g} minutes of play)"
+        if isinstance(frames, int)
+        else plain_value(frames)
     )
     weights = {"best": "those with the best evaluation phase during training", "last": "the last ones"}.get(
         get("weights")
@@ -354,16 +393,20 @@ def protocol_rows(task, resolved, finished: Sequence[Run]) -> list[tuple[str, st
     episodes = get("episodes")
     steps = [(r.evaluation or {}).get("weights_agent_step") for r in finished]
     if finished and any(s is not None for s in steps):
-        weights = (
-            f"{weights} (agent step {', '.join(short_count(s) for s in steps[:10])}{' …' if len(steps) > 10 else ''})"
-        )
+        weights = f"{weights} (agent step {', '.join(short_count(s) for s in steps[:10])}{' …' if len(steps) > 10 else ''})"
     rows = [
         ("Starts", protocol.starts),
         ("No-op actions at the start, at most", plain_value(get("noop_max"))),
         ("Epsilon", plain_value(get("epsilon"))),
         ("Episode cap", minutes),
-        ("Episodes", f"{plain_value(episodes)}" + (f" (the protocol asks for {asked})" if episodes != asked else "")),
-        ("Further episodes", plain_value(get("extra_episodes")) if not isinstance(get("extra_episodes"), list) else ""),
+        (
+            "Episodes",
+            f"{plain_value(episodes)}" + (f" (the protocol asks for {asked})" if episodes != asked else ""),
+        ),
+        (
+            "Further episodes",
+            plain_value(get("extra_episodes")) if not isinstance(get("extra_episodes"), list) else "",
+        ),
         ("Weights", weights or plain_value(get("weights"))),
         ("In words", protocol.description),
         ("Source", protocol.source),

@@ -50,7 +50,9 @@ def watch(target: Target, results: Path, out: Path, every: int = EVERY, once: bo
             head = look(target, results, out, None if once else every)
             running = bool(head.get("running"))
             now = time.strftime("%H:%M:%S")
-            for line in lines_of(head) or ["nothing is running" if once else "waiting for a training to start"]:
+            for line in lines_of(head) or [
+                "nothing is running" if once else "waiting for a training to start"
+            ]:
                 print(f"{now} {target.name} {line}", flush=True)
             if once or (seen and not running):
                 look(target, results, out, None)

@@ -55,7 +55,9 @@ def reachable(lock: dict, name: str) -> set[str]:
             needed = package["optional-dependencies"][extra] if extra else package.get("dependencies", [])
             for dependency in needed:
                 if not ACCELERATOR.match(dependency["name"]):
-                    new = {(dependency["name"], extra) for extra in [None, *dependency.get("extra", [])]} - seen
+                    new = {
+                        (dependency["name"], extra) for extra in [None, *dependency.get("extra", [])]
+                    } - seen
                     seen |= new
                     todo += new
     return {name for name, _ in seen}
@@ -79,7 +81,9 @@ def test_lock_is_of_this_project(lock, project):
     metadata = lock[project["name"]][0]["metadata"]["requires-dist"]
 
     def bounds(specifier: str) -> set[str]:
-        return set(filter(None, re.sub(r"^\[[^]]*\]", "", specifier).replace(" ", "").split(",")))  # extras apart
+        return set(
+            filter(None, re.sub(r"^\[[^]]*\]", "", specifier).replace(" ", "").split(","))
+        )  # extras apart
 
     locked = {(d["name"], d.get("marker", "")): bounds(d.get("specifier", "")) for d in metadata}
     declared = {(name_of(d), ""): bounds(d[len(name_of(d)) :]) for d in project["dependencies"]}
@@ -104,7 +108,10 @@ def test_development_group_is_the_lock_version_for_version(lock, project, requir
 
 def test_lock_comes_from_pypi_alone(lock, project):
     sources = {
-        str(package["source"]) for name, packages in lock.items() if name != project["name"] for package in packages
+        str(package["source"])
+        for name, packages in lock.items()
+        if name != project["name"]
+        for package in packages
     }
     assert sources == {"{'registry': 'https://pypi.org/simple'}"}
 
@@ -134,7 +141,9 @@ def test_conda_files_agree_with_the_lock(file, required):
 
 
 def test_conda_environment_covers_every_direct_dependency(project):
-    assert {name_of(d) for d in project["dependencies"]} == set(conda_versions("environment.yml")) - {"python"}
+    assert {name_of(d) for d in project["dependencies"]} == set(conda_versions("environment.yml")) - {
+        "python"
+    }
 
 
 @pytest.mark.parametrize("file", CONDA_FILES[1:])
@@ -168,7 +177,15 @@ def test_this_environment_is_the_locked_one(required):
     """The tests run with the versions that everybody gets."""
     from importlib.metadata import version
 
-    for name in ("numpy", "torch", "gymnasium", "ale-py", "safetensors", "snakemake", "opencv-python-headless"):
+    for name in (
+        "numpy",
+        "torch",
+        "gymnasium",
+        "ale-py",
+        "safetensors",
+        "snakemake",
+        "opencv-python-headless",
+    ):
         assert version(name).split("+")[0] in required[name], (
             f"{name}: call ./run, which installs what requirements.txt says"
         )

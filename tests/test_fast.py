@@ -65,7 +65,9 @@ def test_updates_beside_the_emulators_are_those_without_the_steps_under_way(tmp_
     assert waiting == beside
     assert waiting != after
     under_way = [stored for busy, stored in seen if busy]
-    assert len(under_way) == (300 - 100) // 4 == len(seen) - 1  # every update; the held-out states come between steps
+    assert (
+        len(under_way) == (300 - 100) // 4 == len(seen) - 1
+    )  # every update; the held-out states come between steps
     assert under_way[0] > 100
 
 
@@ -159,7 +161,9 @@ class NoGPU:
             outputs = self.captured.function(*self.captured.inputs)
             if self.outputs is None:
                 self.outputs = self.captured.outputs = outputs
-            for mine, new in zip(*(x if isinstance(x, tuple) else (x,) for x in (self.outputs, outputs)), strict=True):
+            for mine, new in zip(
+                *(x if isinstance(x, tuple) else (x,) for x in (self.outputs, outputs)), strict=True
+            ):
                 if mine is not None:
                     mine.copy_(new)  # into the same memory, as a graph's
 
@@ -178,10 +182,18 @@ def test_an_update_as_a_graph_is_the_same_update(paper, task, tmp_path, monkeypa
 @pytest.mark.parametrize("variant", [None, "ppo2"])
 @pytest.mark.slow
 def test_ppos_acting_and_gradient_steps_as_graphs_are_the_same(variant, tmp_path, monkeypatch):
-    size = {"training_steps": 512, "num_envs": 2, "rollout_steps": 64, "minibatch_size": 32, "log_period": 256}
+    size = {
+        "training_steps": 512,
+        "num_envs": 2,
+        "rollout_steps": 64,
+        "minibatch_size": 32,
+        "log_period": 256,
+    }
     plain = outcome(train("ppo", "breakout", tmp_path / "plain", size, variant=variant))
     cuda = NoGPU(monkeypatch)
-    monkeypatch.setattr(importlib.import_module("replications.ppo.train"), "Captured", lambda f, _: Captured(f, True))
+    monkeypatch.setattr(
+        importlib.import_module("replications.ppo.train"), "Captured", lambda f, _: Captured(f, True)
+    )
     assert outcome(train("ppo", "breakout", tmp_path / "graph", size, variant=variant)) == plain
     epochs = 4 if variant else 3
     assert (cuda.before, cuda.recorded) == (2 * Captured.WARM_UP, 2)
@@ -227,7 +239,13 @@ def test_on_a_gpu_graph_and_plain_agree_and_nothing_waits(paper, tmp_path, monke
     script = importlib.import_module(f"replications.{paper}.train")
     size = TINY | {"training_steps": 260}
     if paper == "ppo":
-        size = {"training_steps": 512, "num_envs": 2, "rollout_steps": 64, "minibatch_size": 32, "log_period": 256}
+        size = {
+            "training_steps": 512,
+            "num_envs": 2,
+            "rollout_steps": 64,
+            "minibatch_size": 32,
+            "log_period": 256,
+        }
     call = Captured.__call__
 
     def watched(self, *inputs):

@@ -18,7 +18,9 @@ PAGE = "reports/double_dqn_overestimation.html"
 @pytest.mark.slow
 def test_from_nothing_to_a_recorded_page(tmp_path):
     root, log = tmp_path / "repo", tmp_path / "log"
-    skip = shutil.ignore_patterns(".venv", ".git", "results", "logs", ".snakemake", "recorded", "__pycache__", "*.html")
+    skip = shutil.ignore_patterns(
+        ".venv", ".git", "results", "logs", ".snakemake", "recorded", "__pycache__", "*.html"
+    )
     shutil.copytree(ROOT, root, ignore=skip)
     order = (PAGE, "--config", "budget=smoke", "seeds=2")
     assert snakemake(root, *order, log=log).wait(240) == 0, log.read_text()
@@ -42,7 +44,9 @@ def test_from_nothing_to_a_recorded_page(tmp_path):
     subprocess.run(command, cwd=root, check=True, timeout=120)
     shutil.rmtree(root / "results")
     recorded = tmp_path / "recorded"
-    assert snakemake(root, PAGE, "--config", "source=recorded", log=recorded).wait(120) == 0, recorded.read_text()
+    assert snakemake(root, PAGE, "--config", "source=recorded", log=recorded).wait(120) == 0, (
+        recorded.read_text()
+    )
     text = (root / PAGE).read_text()
     assert 'data-source="recorded" data-size="smoke"' in text
     assert "measures came out exactly as recorded" in text

@@ -13,7 +13,23 @@ from pathlib import Path
 import pytest
 
 RUN = Path(__file__).parents[1] / "run"
-TOOLS = ("sh", "awk", "cat", "cmp", "cp", "date", "df", "dirname", "env", "mv", "rm", "sed", "sleep", "true", "uname")
+TOOLS = (
+    "sh",
+    "awk",
+    "cat",
+    "cmp",
+    "cp",
+    "date",
+    "df",
+    "dirname",
+    "env",
+    "mv",
+    "rm",
+    "sed",
+    "sleep",
+    "true",
+    "uname",
+)
 
 
 def make_wheel(folder: Path, name: str, version: str) -> Path:
@@ -130,7 +146,10 @@ def test_installs_once_runs_in_it_and_installs_again_when_the_lock_changed(repos
     venv = repository.root.resolve() / ".venv"
 
     first = repository.run("python", "-c", show, "a b", "")
-    assert (first.returncode, first.stdout) == (0, f"1.0 {venv} {venv} {repository.base.resolve()} ['a b', '']\n")
+    assert (first.returncode, first.stdout) == (
+        0,
+        f"1.0 {venv} {venv} {repository.base.resolve()} ['a b', '']\n",
+    )
     assert "first use" in first.stderr
     assert "ready" in first.stderr
 
@@ -139,7 +158,9 @@ def test_installs_once_runs_in_it_and_installs_again_when_the_lock_changed(repos
     assert repository.run("sh", "-c", "exit 7").returncode == 7
 
     # another run uses the environment: a changed lock must not pull it away
-    user = repository.start("sh", "-c", "echo started; read line; python -c 'import tiny; print(tiny.version)'")
+    user = repository.start(
+        "sh", "-c", "echo started; read line; python -c 'import tiny; print(tiny.version)'"
+    )
     assert user.stdout.readline() == "started\n"
     repository.require("tiny==2.0")
     waiting = repository.start("python", "-c", show)

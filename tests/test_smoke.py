@@ -29,7 +29,9 @@ def snakemake(root: Path, *arguments: str, log: Path) -> subprocess.Popen:
 
 def test_smoke_killed_half_way_and_resumed(tmp_path):
     root, log = tmp_path / "repo", tmp_path / "log"
-    skip = shutil.ignore_patterns(".venv", ".git", "results", "logs", ".snakemake", "recorded", "__pycache__", "*.html")
+    skip = shutil.ignore_patterns(
+        ".venv", ".git", "results", "logs", ".snakemake", "recorded", "__pycache__", "*.html"
+    )
     shutil.copytree(ROOT, root, ignore=skip)
     order = ("reports/dqn_pong.html", "--config", "budget=smoke")
     folder = root / "results" / "dqn" / "pong" / "smoke" / "seed1"

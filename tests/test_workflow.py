@@ -182,7 +182,9 @@ for line in sys.stdin:
 
 def start_server() -> subprocess.Popen:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", SERVER], env=environment(), start_new_session=True, **pipes)
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVER], env=environment(), start_new_session=True, **pipes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +239,9 @@ def test_from_nothing_to_a_page_and_what_runs_again_when(repo, snakemake):
         "evaluation.json",
         "episode.mp4",
     }
-    assert "started at 0 device auto wandb offline" in (repo / "logs/toy/pong/smoke/seed1/train.log").read_text()
+    assert (
+        "started at 0 device auto wandb offline" in (repo / "logs/toy/pong/smoke/seed1/train.log").read_text()
+    )
     assert lines(repo, "rendered") == ["toy_pong --results results --source own --out reports/toy_pong.html"]
     assert lines(repo, "prefix") == [sys.prefix]  # the environment of Snakemake, which nobody activated
 
@@ -245,11 +249,16 @@ def test_from_nothing_to_a_page_and_what_runs_again_when(repo, snakemake):
 
     # one more seed: only that one is trained; the page is made anew
     snakemake(repo, "reports/toy_pong.html", "--config", "seeds=2")
-    assert [line.split()[:3] for line in lines(repo, "trained")] == [["pong", "smoke", "1"], ["pong", "smoke", "2"]]
+    assert [line.split()[:3] for line in lines(repo, "trained")] == [
+        ["pong", "smoke", "1"],
+        ["pong", "smoke", "2"],
+    ]
     assert len(lines(repo, "rendered")) == 2
 
     # another length, another device: nothing is trained again for the device alone; code is no reason at all
-    (repo / "replications/toy/train.py").write_text("# a comment\n" + (repo / "replications/toy/train.py").read_text())
+    (repo / "replications/toy/train.py").write_text(
+        "# a comment\n" + (repo / "replications/toy/train.py").read_text()
+    )
     snakemake(repo, "reports/toy_pong.html", "--config", "frames=40", "device=cpu")
     assert [line.split()[1] for line in lines(repo, "trained")] == ["smoke", "smoke", "frames-40"]
     assert "--device cpu" in lines(repo, "evaluated")[-1]
@@ -266,7 +275,10 @@ def test_from_nothing_to_a_page_and_what_runs_again_when(repo, snakemake):
     time.sleep(0.01)
     (repo / "reports/page.css").write_text("b {}")
     snakemake(repo)
-    assert [len(lines(repo, name)) for name in ("trained", "evaluated", "rendered")] == [*counts[:2], counts[2] + 1]
+    assert [len(lines(repo, name)) for name in ("trained", "evaluated", "rendered")] == [
+        *counts[:2],
+        counts[2] + 1,
+    ]
 
     # start over: forced although all is there, and without the flag all is well again
     snakemake(repo, "reports/toy_pong.html", "--config", "fresh=true")
@@ -287,7 +299,9 @@ def test_recorded_pages_need_no_training_and_own_ones_follow(repo, snakemake):
     (folder / "evaluation.json").write_text("{}")
     snakemake(repo, "reports/toy_pong.html", "--config", "source=recorded")
     assert lines(repo, "trained") == []
-    assert lines(repo, "rendered") == ["toy_pong --results results --source recorded --out reports/toy_pong.html"]
+    assert lines(repo, "rendered") == [
+        "toy_pong --results results --source recorded --out reports/toy_pong.html"
+    ]
     snakemake(repo, "reports/toy_pong.html")
     assert len(lines(repo, "trained")) == 1
     assert "--source own" in lines(repo, "rendered")[-1]
@@ -380,7 +394,9 @@ def test_stopped_and_killed_runs_go_on(repo, snakemake):
     assert "--unlock" in snakemake(repo, "reports/toy_pong.html", code=1)
     snakemake(repo, "--unlock")
     snakemake(repo, "reports/toy_pong.html", WANDB_MODE="disabled")
-    assert f"resumed at {killed_at} device auto wandb disabled" in log.read_text()  # the variable won over config.yaml
+    assert (
+        f"resumed at {killed_at} device auto wandb disabled" in log.read_text()
+    )  # the variable won over config.yaml
     assert (repo / "reports/toy_pong.html").exists()
 
 
@@ -535,8 +551,14 @@ def test_sizes_and_seeds_by_device(toy, monkeypatch):
     found, flow = sizes(budget="smoke", device="cuda", fresh=True)
     assert {size for size, _ in found.values()} == {"smoke"}
     assert {seeds for _, seeds in found.values()} == {1}
-    assert [flow.train_flags(PONG, attempt) for attempt in (1, 2)] == ["--device cuda --fresh", "--device cuda"]
-    assert sizes(budget="paper", frames=400, seeds=3)[0]["toy_pong"] == ("frames-400", 3)  # frames win over a budget
+    assert [flow.train_flags(PONG, attempt) for attempt in (1, 2)] == [
+        "--device cuda --fresh",
+        "--device cuda",
+    ]
+    assert sizes(budget="paper", frames=400, seeds=3)[0]["toy_pong"] == (
+        "frames-400",
+        3,
+    )  # frames win over a budget
 
 
 def test_the_gpu_is_asked_for_only_on_cuda(repo, snakemake):
@@ -552,9 +574,13 @@ def test_a_script_with_a_device_of_its_own_takes_no_gpu_and_a_core_a_worker(toy,
     text = script.read_text().replace(
         "CAPACITY = 1_000", 'CAPACITY = 1_000\nDEVICE = "cpu"  # its workers are processes'
     )
-    script.write_text(text.replace("    log_every: int = 10", "    log_every: int = 10\n    workers: int = 3"))
+    script.write_text(
+        text.replace("    log_every: int = 10", "    log_every: int = 10\n    workers: int = 3")
+    )
     ring = script.with_name("ring.py")
-    ring.write_text(ring.read_text().replace("    states: int = 8", '    states: int = 8\n    workers: str = "1,6,2"'))
+    ring.write_text(
+        ring.read_text().replace("    states: int = 8", '    states: int = 8\n    workers: str = "1,6,2"')
+    )
     flow = Flow({"targets": ["toy_pong"], "device": "cuda"}, script.parent.parent)
     assert (flow.gpus(PONG), flow.threads(PONG)) == (0, 3)
     assert (flow.train_flags(PONG, 1), flow.evaluation_flags(PONG)) == ("--device cpu", "--device cpu")
@@ -619,11 +645,15 @@ input()
 
 def test_lint_and_format(snakemake):
     assert "in a good condition" in snakemake(ROOT, "--lint")
-    subprocess.run([SNAKEMAKE.parent / "snakefmt", "--check", "Snakefile"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        [SNAKEMAKE.parent / "snakefmt", "--check", "Snakefile"], cwd=ROOT, check=True, capture_output=True
+    )
     assert len((ROOT / "Snakefile").read_text().splitlines()) <= 160
 
 
-@pytest.mark.parametrize("profile", sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml")))
+@pytest.mark.parametrize(
+    "profile", sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml"))
+)
 def test_profiles_hold_options_that_snakemake_knows(profile, snakemake):
     from common.papers.validation import load_yaml
 
@@ -631,6 +661,10 @@ def test_profiles_hold_options_that_snakemake_knows(profile, snakemake):
     plugins = ("slurm-", "kubernetes-")
     settings = load_yaml(ROOT / "profiles" / profile / "config.yaml")
     assert [key for key in settings if key not in known and not key.startswith(plugins)] == []
-    assert settings["rerun-triggers"] == ["mtime", "input", "params"]  # `code` would train again for a comment
+    assert settings["rerun-triggers"] == [
+        "mtime",
+        "input",
+        "params",
+    ]  # `code` would train again for a comment
     for extra in settings.get("configfile", ()):
         checked_config(load_yaml(ROOT / extra))

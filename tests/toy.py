@@ -144,6 +144,11 @@ def write_toy(folder: Path) -> Path:
     (root / "toy").mkdir(parents=True)
     (root / "__init__.py").touch()
     (root / "toy" / "__init__.py").touch()
-    for name, text in (("train.py", TRAIN), ("paper.yaml", PAPER), ("published.csv", PUBLISHED), ("ring.py", RING)):
+    for name, text in (
+        ("train.py", TRAIN),
+        ("paper.yaml", PAPER),
+        ("published.csv", PUBLISHED),
+        ("ring.py", RING),
+    ):
         (root / "toy" / name).write_text(text)
     return root

@@ -25,7 +25,13 @@ TINY = {
 
 
 def open_run(
-    paper: str, task: str, results: Path, overrides: dict, seed: int = 1, variant: str | None = None, **options
+    paper: str,
+    task: str,
+    results: Path,
+    overrides: dict,
+    seed: int = 1,
+    variant: str | None = None,
+    **options,
 ):
     """A `Run` that has taken its folder, and the script's module and config."""
     resolved = papers.resolve(paper, variant, task, options.pop("budget", "smoke"), overrides)
@@ -50,8 +56,20 @@ def train(paper: str, task: str, results: Path, overrides: dict | None = None, *
 
 
 def command(paper: str, task: str, results: Path, overrides: dict | None = None, *more: str) -> list[str]:
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in (overrides if overrides is not None else TINY).items()]
-    base = [sys.executable, "-m", f"replications.{paper}.train", "--task", task, "--budget", "smoke", "--threads", "1"]
+    flags = [
+        f"--{k.replace('_', '-')}={v}" for k, v in (overrides if overrides is not None else TINY).items()
+    ]
+    base = [
+        sys.executable,
+        "-m",
+        f"replications.{paper}.train",
+        "--task",
+        task,
+        "--budget",
+        "smoke",
+        "--threads",
+        "1",
+    ]
     return [*base, "--results", str(results), *flags, *more]
 
 
@@ -73,7 +91,9 @@ def wait_for(condition, seconds: float = 60) -> bool:
     return False
 
 
-def train_in_two(monkeypatch, steps: int, paper: str, task: str, results: Path, overrides: dict, **options) -> Path:
+def train_in_two(
+    monkeypatch, steps: int, paper: str, task: str, results: Path, overrides: dict, **options
+) -> Path:
     """Trains, saves and crashes at agent step `steps`, and resumes with the same command; returns the run's folder."""
 
     class Crash(Exception):

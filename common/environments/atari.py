@@ -96,7 +96,9 @@ class AtariEnvs(ReplayableEnvs):
     ):
         check_rom(game)
         if preprocessing not in PREPROCESSING:
-            raise UserError(f"preprocessing {preprocessing!r} is unknown; allowed: {', '.join(PREPROCESSING)}")
+            raise UserError(
+                f"preprocessing {preprocessing!r} is unknown; allowed: {', '.join(PREPROCESSING)}"
+            )
         self._frame = PREPROCESSING[preprocessing]
         super().__init__(num_envs, seed, max_frames // frame_skip if max_frames else None)
         self.obs_shape, self.obs_dtype = (SIZE, SIZE), np.dtype(np.uint8)
@@ -118,7 +120,9 @@ class AtariEnvs(ReplayableEnvs):
                 stack_num=1,
                 frameskip=frame_skip,
                 maxpool=preprocessing != "dqn_2013",
-                noop_max=noop_max + 1 if noop_max else 0,  # it draws from 0 to one less; `_reset` draws again at 0
+                noop_max=noop_max + 1
+                if noop_max
+                else 0,  # it draws from 0 to one less; `_reset` draws again at 0
                 episodic_life=False,
                 life_loss_info=False,
                 reward_clipping=False,

@@ -111,7 +111,9 @@ class ReplayableEnvs:
         self.scores += rewards
         self.lengths += 1
         capped = self.lengths >= self.max_steps if self.max_steps else np.zeros(self.num_envs, dtype=bool)
-        return Step(obs, rewards, game_over, life_lost, capped & ~game_over, self.scores.copy(), self.lengths.copy())
+        return Step(
+            obs, rewards, game_over, life_lost, capped & ~game_over, self.scores.copy(), self.lengths.copy()
+        )
 
     def _explicit_seeds(self, mask: np.ndarray) -> np.ndarray:
         """One 31-bit seed per masked environment: a function of (seed, environment, episode), never of the past."""
@@ -152,7 +154,9 @@ class ReplayableEnvs:
                 for _ in range(last % self.reseed_every + 1):
                     obs = self.restart(only)
             if t < longest:
-                actions = np.array([a[t - (longest - len(a))] if t >= longest - len(a) else idle for a in past])
+                actions = np.array(
+                    [a[t - (longest - len(a))] if t >= longest - len(a) else idle for a in past]
+                )
                 step = self.step(actions)
                 obs = step.obs
                 early = np.array([t < longest - len(a) for a in past]) & step.done
@@ -261,7 +265,9 @@ def draw_bodies(model, data) -> np.ndarray:
     if not flat:
         floor = int(105 + scale * middle[1])
         cv2.line(picture, (0, floor), (160, floor), (120, 120, 120), 1)
-        for mark in np.arange(np.floor(middle[0] - reach), middle[0] + reach + 1, 0.5):  # what shows that it moves
+        for mark in np.arange(
+            np.floor(middle[0] - reach), middle[0] + reach + 1, 0.5
+        ):  # what shows that it moves
             at = int(80 + scale * (mark - middle[0]))
             cv2.line(picture, (at, floor), (at, floor + 4), (120, 120, 120), 1)
     for centre, half, g in zip(centres, along, geoms, strict=True):

@@ -98,7 +98,9 @@ def action_names(task, num_actions: int) -> list[str]:
     return names if len(names) == num_actions else [f"action {i}" for i in range(num_actions)]
 
 
-def write_values(folder: Path, actions: list[str], films: dict[str, tuple[int, Outlook]], weights_sha256: str) -> None:
+def write_values(
+    folder: Path, actions: list[str], films: dict[str, tuple[int, Outlook]], weights_sha256: str
+) -> None:
     """`values.json` of the filmed episodes, by name of the film (median, best): (episode number, outlook).
 
     An earlier file goes where there is nothing to write: no network, or one whose output is neither values nor logits.

@@ -131,7 +131,14 @@ def play_steps(
 
 
 def evaluation_phase(
-    script, config, task, policy: Policy, run_seed: int, number: int, max_frames: int | None = None, check=lambda: None
+    script,
+    config,
+    task,
+    policy: Policy,
+    run_seed: int,
+    number: int,
+    max_frames: int | None = None,
+    check=lambda: None,
 ) -> np.ndarray:
     """Phase `number` of a training: raw scores of the episodes that ended, in an environment of its own with a seed of its own.
 
@@ -142,7 +149,9 @@ def evaluation_phase(
     options = {"max_frames": max_frames} if task.kind == "atari" else {}
     envs = script.make_envs(config, task, 1, seed, **options)
     rng = np.random.default_rng(seed)
-    scores = play_steps(policy, envs, config.stack, config.evaluation_steps, config.evaluation_epsilon, rng, check)
+    scores = play_steps(
+        policy, envs, config.stack, config.evaluation_steps, config.evaluation_epsilon, rng, check
+    )
     envs.close()
     return scores
 
@@ -193,7 +202,10 @@ def play_group(
 def episode_seeds(run_seed: int, first: int, count: int) -> np.ndarray:
     """(count,) int64 seeds of the final evaluation's episodes number `first` onwards, 31 bits."""
     return np.array(
-        [np.random.SeedSequence((run_seed, 0xE7A1, e)).generate_state(1)[0] >> 1 for e in range(first, first + count)],
+        [
+            np.random.SeedSequence((run_seed, 0xE7A1, e)).generate_state(1)[0] >> 1
+            for e in range(first, first + count)
+        ],
         dtype=np.int64,
     )
 
@@ -211,7 +223,9 @@ class Agent:
         self.run = read_run(self.folder)
         r = self.run
         self.device = (
-            torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+            torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            if device == "auto"
+            else torch.device(device)
         )
         try:  # the settings too: of names and types that the script knows
             resolved = resolve(r["paper"], r["variant"], r["task"], r["budget"], r["settings"])
@@ -231,7 +245,9 @@ class Agent:
         path = self.folder / "model.safetensors"
         try:
             weights = load_tensors(path.read_bytes())
-            self.policy = self.script.load_policy(self.config, self.num_actions, self.obs_shape, weights, self.device)
+            self.policy = self.script.load_policy(
+                self.config, self.num_actions, self.obs_shape, weights, self.device
+            )
         except FileNotFoundError:
             raise UserError(f"{path} is missing: only runs whose weights were kept can be played") from None
         except (SafetensorError, ArithmeticError, RuntimeError, TypeError, ValueError) as problem:
@@ -239,20 +255,31 @@ class Agent:
 
     def _envs(self, num_envs: int, film: bool = False):
         config = (
-            replace(self.config, noop_max=self.protocol.noop_max) if hasattr(self.config, "noop_max") else self.config
+            replace(self.config, noop_max=self.protocol.noop_max)
+            if hasattr(self.config, "noop_max")
+            else self.config
         )
-        options = {"max_frames": self.protocol.max_frames, "keep_rgb": film} if self.task.kind == "atari" else {}
+        options = (
+            {"max_frames": self.protocol.max_frames, "keep_rgb": film} if self.task.kind == "atari" else {}
+        )
         return self.script.make_envs(config, self.task, num_envs, 0, **options)
 
     def play(
-        self, episodes: int, first: int = 0, seed: int | None = None, film: int | None = None, check=lambda: None
+        self,
+        episodes: int,
+        first: int = 0,
+        seed: int | None = None,
+        film: int | None = None,
+        check=lambda: None,
     ) -> list[Episode]:
         """Episodes number `first` onwards by the paper's protocol. film: keep the screens of that one (an episode number)."""
         seeds = episode_seeds(self.run["seed"] if seed is None else seed, first, episodes)
         played: list[Episode] = []
         for start in range(0, episodes, GROUP):
             group = seeds[start : start + GROUP]
-            camera = film - first - start if film is not None and 0 <= film - first - start < len(group) else None
+            camera = (
+                film - first - start if film is not None and 0 <= film - first - start < len(group) else None
+            )
             envs = self._envs(len(group), camera is not None)
             played += play_group(
                 self.policy, envs, self.config.stack, group, self.protocol.epsilon, camera, check, self.config
@@ -268,7 +295,9 @@ def read_run(folder: Path) -> dict:
     path = folder / "run.json"
     try:
         run = json.loads(path.read_text())
-        missing = [k for k in ("paper", "variant", "task", "budget", "seed", "settings", "result") if k not in run]
+        missing = [
+            k for k in ("paper", "variant", "task", "budget", "seed", "settings", "result") if k not in run
+        ]
         if missing:
             raise ValueError(f"no {missing[0]!r}")
         for key in ("paper", "variant", "task"):  # they become folders and a module
@@ -286,7 +315,9 @@ def read_run(folder: Path) -> dict:
             raise ValueError("result.best_agent_step is below 0")
         return run
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: the run has not finished; start the same command again to go on") from None
+        raise UserError(
+            f"{path} is missing: the run has not finished; start the same command again to go on"
+        ) from None
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise UserError(
             f"{path} is torn ({problem}); start the training command again, it writes the file anew"
@@ -340,7 +371,8 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
     }  # fmt: skip
     write_json(folder / "evaluation.json", evaluation)
     print(
-        f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s", flush=True
+        f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s",
+        flush=True,
     )
     return evaluation
 
@@ -360,7 +392,9 @@ def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lam
     size = min(GROUP, agent.protocol.episodes - group)
     filmed = agent.play(size, group, film=number, check=check)[number - group]
     if filmed.as_row() != played[number].as_row():
-        raise RuntimeError(f"filming changed episode {number}: {filmed.as_row()} instead of {played[number].as_row()}")
+        raise RuntimeError(
+            f"filming changed episode {number}: {filmed.as_row()} instead of {played[number].as_row()}"
+        )
     write_mp4(path, filmed.screens, fps=FPS)
     return filmed.outlook
 
@@ -387,7 +421,10 @@ def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> tup
             f"{path} cannot be read ({problem}); start the training again, it writes the file anew"
         ) from None
     if not scores:  # a smoke run of a game with long episodes
-        print(f"no training episode ended: the score is the mean of the {len(played)} games just played", flush=True)
+        print(
+            f"no training episode ended: the score is the mean of the {len(played)} games just played",
+            flush=True,
+        )
         return mean
     return float(np.mean(scores)), kind, len(scores)
 

@@ -104,7 +104,9 @@ def published_ratio(
     wide_b = 0.0
     # The sd of one episode would be undefined: such a row carries no error we can use.
     if published_sd is not None and published_n is not None and published_n > 1:
-        wide_b = float(stats.t.ppf(tail, published_n - 1)) ** 2 * standard_error(published_sd, published_n) ** 2
+        wide_b = (
+            float(stats.t.ppf(tail, published_n - 1)) ** 2 * standard_error(published_sd, published_n) ** 2
+        )
     denominator = b * b - wide_b
     if denominator <= 0:
         return Ratio(g, -math.inf, math.inf)

@@ -104,7 +104,9 @@ def ratio_in_words(g: Ratio) -> tuple[str, str]:
     if g.low is None or g.high is None:
         return format_percent(g.value), ""
     if math.isinf(g.low):
-        return format_percent(g.value), " (the 95 % interval is unbounded: the published margin is too uncertain)"
+        return format_percent(
+            g.value
+        ), " (the 95 % interval is unbounded: the published margin is too uncertain)"
     decimals = min(2, max(0, decimals_for(50 * (g.high - g.low))))
     value, low, high = (format_number(100 * x, decimals) for x in (g.value, g.low, g.high))
     return f"{value} %", f" (95 % interval {low} to {high} %)"
@@ -150,7 +152,9 @@ def decide(
     ours = seed_interval(scores)
     n = ours.n
     fraction = min(frames) / paper_frames if frames and paper_frames else None
-    normalised = human_normalised(ours, random, human) if None not in (random, human) and random != human else None
+    normalised = (
+        human_normalised(ours, random, human) if None not in (random, human) and random != human else None
+    )
     notes: list[str] = []
 
     def verdict(key: str, sentence: str, g: Ratio | None = None, **more) -> Verdict:
@@ -170,15 +174,20 @@ def decide(
         )
     if random is None:
         return verdict(
-            "not_testable", "Not testable: no score of random play is given to measure the published score from."
+            "not_testable",
+            "Not testable: no score of random play is given to measure the published score from.",
         )
     why = margin_too_small(published, random, human)
     if why:
-        return verdict("not_testable", f"Not testable: {why}, so the share of it that a run reaches means nothing.")
+        return verdict(
+            "not_testable", f"Not testable: {why}, so the share of it that a run reaches means nothing."
+        )
 
     g = published_ratio(ours, published.value, random, published.stdev, published.n)
     if published.standard_error is None:
-        notes.append("The published score's own error is not printed (unknown), so the interval carries only ours.")
+        notes.append(
+            "The published score's own error is not printed (unknown), so the interval carries only ours."
+        )
     if g.value > FAR_ABOVE:
         notes.append(
             f"Far above: check the protocol. This is {format_percent(g.value)} of the published margin over random."
@@ -194,9 +203,13 @@ def decide(
         key = "reached" if g.value >= THRESHOLD else "not_reached"
         did = "reached" if key == "reached" else "did not reach"
         who = "This run" if n == 1 else "These runs"
-        missing = [m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), ("the paper's length", short)) if lacks]
+        missing = [
+            m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), ("the paper's length", short)) if lacks
+        ]
         missing += ["the whole evaluation"] if few_episodes else []
-        notes.append(f"A statement about {who.lower()}, not about the paper: that takes {' and '.join(missing)}.")
+        notes.append(
+            f"A statement about {who.lower()}, not about the paper: that takes {' and '.join(missing)}."
+        )
         sentence = (
             f"{who} ({seeds_in_words(n)}, {_length_in_words(fraction)}) {did} the published score: {share}; "
             "the line is 90 %."
@@ -206,7 +219,9 @@ def decide(
     at_length = f"{seeds_in_words(n)} at the paper's full length reach {share}"
     if g.low >= THRESHOLD:
         return verdict(
-            "replicated", f"The published score holds: {at_length}. The whole interval is at or above 90 %.", g
+            "replicated",
+            f"The published score holds: {at_length}. The whole interval is at or above 90 %.",
+            g,
         )
     if g.high < THRESHOLD:
         return verdict(
@@ -214,7 +229,9 @@ def decide(
             f"The published score was not replicated: {at_length}. The whole interval is below 90 %.",
             g,
         )
-    return verdict("undecided", f"Undecided: {at_length}. The interval holds 90 %; more seeds would narrow it.", g)
+    return verdict(
+        "undecided", f"Undecided: {at_length}. The interval holds 90 %; more seeds would narrow it.", g
+    )
 
 
 def score_in_words(ours: Estimate) -> str:
@@ -269,8 +286,12 @@ def decide_claims(claims: Sequence[Judged], full: bool) -> Verdict:
     all_claims = f"all {len(claims)} claims" if len(claims) > 1 else "the claim"
     count = f"{len(by['holds'])} of {len(claims)} claims"
     size = "at the paper's own size" if full else "at less than the paper's size"
-    missing = [m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), ("the paper's size", not full)) if lacks]
-    notes = tuple(f"{title}: {', '.join(by[key])}." for key, title in (("fails", "Fails"), ("open", "Open")) if by[key])
+    missing = [
+        m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), ("the paper's size", not full)) if lacks
+    ]
+    notes = tuple(
+        f"{title}: {', '.join(by[key])}." for key, title in (("fails", "Fails"), ("open", "Open")) if by[key]
+    )
 
     def verdict(key: str, sentence: str, notes: tuple[str, ...] = notes) -> Verdict:
         return Verdict(key, sentence, *WORDS[key], notes=notes)
@@ -279,8 +300,12 @@ def decide_claims(claims: Sequence[Judged], full: bool) -> Verdict:
         who = "This run" if n == 1 else "These runs"
         about = f"A statement about {who.lower()}, not about the paper: that takes {' and '.join(missing)}."
         if not by["fails"] and not by["open"]:
-            return verdict("reached", f"{who} ({seeds_in_words(n)} {size}) did what {all_claims} say.", (*notes, about))
-        return verdict("not_reached", f"{who} ({seeds_in_words(n)} {size}) did what {count} say.", (*notes, about))
+            return verdict(
+                "reached", f"{who} ({seeds_in_words(n)} {size}) did what {all_claims} say.", (*notes, about)
+            )
+        return verdict(
+            "not_reached", f"{who} ({seeds_in_words(n)} {size}) did what {count} say.", (*notes, about)
+        )
     over = f"over {seeds_in_words(n)} {size}, each by its whole 95 % interval"
     if by["fails"]:
         return verdict(
@@ -288,6 +313,8 @@ def decide_claims(claims: Sequence[Judged], full: bool) -> Verdict:
         )
     if by["open"]:
         unmeasured = any(not claim.values for claim in claims)
-        why = "the interval of the others holds a bound" + (", or they could not be measured" if unmeasured else "")
+        why = "the interval of the others holds a bound" + (
+            ", or they could not be measured" if unmeasured else ""
+        )
         return verdict("undecided", f"Undecided: {count} hold {over}; {why}.")
     return verdict("replicated", f"{all_claims[0].upper()}{all_claims[1:]} hold {over}.")

@@ -29,7 +29,13 @@ def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: int = 15) -> int:
         for count, frame in enumerate(frames):
             if shape is None:
                 shape = frame.shape
-                if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or shape[0] % 2 or shape[1] % 2:
+                if (
+                    frame.dtype != np.uint8
+                    or len(shape) != 3
+                    or shape[2] != 3
+                    or shape[0] % 2
+                    or shape[1] % 2
+                ):
                     raise ValueError(f"frames must be uint8 (even, even, 3), not {frame.dtype} {shape}")
             if frame.shape != shape or frame.dtype != np.uint8:
                 raise ValueError(f"frame {count} is {frame.dtype} {frame.shape}; the first was uint8 {shape}")
@@ -44,7 +50,9 @@ def _encode(path: Path, frames: Iterable[av.VideoFrame], fps: int) -> int:
     try:
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as file:
             stream = file.add_stream("libx264", rate=fps, options={"crf": CRF})
-            stream.pix_fmt = "yuv420p"  # what browsers play; halves the colours' resolution, hence the even sides
+            stream.pix_fmt = (
+                "yuv420p"  # what browsers play; halves the colours' resolution, hence the even sides
+            )
             # one thread: the same frames give the same bytes on any number of cores
             stream.codec_context.thread_count = 1
             for frame in frames:
@@ -63,7 +71,9 @@ def _encode(path: Path, frames: Iterable[av.VideoFrame], fps: int) -> int:
 
 def _decode(path: Path) -> Iterator[av.VideoFrame]:
     with av.open(str(path)) as file:
-        file.streams.video[0].codec_context.thread_count = 1  # a small picture: more threads cost more than they bring
+        file.streams.video[
+            0
+        ].codec_context.thread_count = 1  # a small picture: more threads cost more than they bring
         yield from file.decode(video=0)
 
 
@@ -95,7 +105,9 @@ def frame_count(path: Path) -> int:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read as a video ({error}); evaluate the run again to have it written anew")
+    return UserError(
+        f"{path} cannot be read as a video ({error}); evaluate the run again to have it written anew"
+    )
 
 
 def cut(source: Path, target: Path, seconds: float = 45, where: str = "start") -> int:

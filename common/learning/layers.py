@@ -87,7 +87,9 @@ def make_deterministic(seed: int, threads: int, deterministic: bool = True) -> N
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a debugging aid that costs a pass over memory
+    )
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as on a CPU
     random.seed(seed)
@@ -103,9 +105,13 @@ class ByteConv2d(torch.nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, inputs, H, W) uint8 -> (B, outputs, H', W') of the weights' dtype, in channels_last memory format."""
-        x = x.contiguous(memory_format=torch.channels_last)  # as bytes, which are cheaper to rearrange than floats
+        x = x.contiguous(
+            memory_format=torch.channels_last
+        )  # as bytes, which are cheaper to rearrange than floats
         x = x.to(self.weight.dtype)
-        return functional.conv2d(x, self.weight / 255, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return functional.conv2d(
+            x, self.weight / 255, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 CONVOLVES = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -135,7 +141,9 @@ class _RowConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        planes = math.gcd(x.shape[1], 64)  # a row as that many planes of 1 x k pixels; any such split has the same sum
+        planes = math.gcd(
+            x.shape[1], 64
+        )  # a row as that many planes of 1 x k pixels; any such split has the same sum
         x, weight = (t.reshape(len(t), 1, -1, planes).permute(0, 3, 1, 2) for t in (x, weight))
         return functional.conv2d(x, weight, bias).flatten(1)
 
@@ -156,7 +164,9 @@ class RunningMoments:
         """batch: (N, *shape)."""
         n, mean = len(batch), batch.mean(axis=0, dtype=np.float64)
         total, difference = self.count + n, mean - self.mean
-        self.squares = self.squares + ((batch - mean) ** 2).sum(axis=0) + difference**2 * (self.count * n / total)
+        self.squares = (
+            self.squares + ((batch - mean) ** 2).sum(axis=0) + difference**2 * (self.count * n / total)
+        )
         self.mean, self.count = self.mean + difference * (n / total), total
 
     @property
@@ -168,4 +178,8 @@ class RunningMoments:
         return {"count": self.count, "mean": np.array(self.mean), "squares": np.array(self.squares)}
 
     def load_state_dict(self, state: dict) -> None:
-        self.count, self.mean, self.squares = state["count"], np.array(state["mean"]), np.array(state["squares"])
+        self.count, self.mean, self.squares = (
+            state["count"],
+            np.array(state["mean"]),
+            np.array(state["squares"]),
+        )

@@ -105,7 +105,9 @@ class Proportional:
         """(count,) leaves, one from each of as many equal ranges of the total mass, and their probabilities."""
         total = self.tree.total
         if total <= 0:
-            raise RuntimeError("no transition has any mass: give priorities above 0, for instance |error| + 1e-6")
+            raise RuntimeError(
+                "no transition has any mass: give priorities above 0, for instance |error| + 1e-6"
+            )
         leaves = self.tree.find((np.arange(count) + rng.random(count)) * (total / count))
         return leaves, self.tree.masses[leaves] / total
 
@@ -126,8 +128,14 @@ class RankBased:
 
     def __init__(self, leaves: int, exponent: float):
         self.exponent = exponent
-        self._sums = np.cumsum(np.arange(1, leaves + 1, dtype=np.float64) ** -exponent)  # of the power law, for every N
-        self._leaf, self._key, self._place = array("q", bytes(8 * leaves)), array("d", bytes(8 * leaves)), array("q")
+        self._sums = np.cumsum(
+            np.arange(1, leaves + 1, dtype=np.float64) ** -exponent
+        )  # of the power law, for every N
+        self._leaf, self._key, self._place = (
+            array("q", bytes(8 * leaves)),
+            array("d", bytes(8 * leaves)),
+            array("q"),
+        )
         self._place.extend([-1] * leaves)
         self._count = 0
 
@@ -148,7 +156,10 @@ class RankBased:
             self._count -= 1
             if place == self._count:
                 continue
-            last, priority = self._leaf[self._count], self._key[self._count]  # takes the place that became free
+            last, priority = (
+                self._leaf[self._count],
+                self._key[self._count],
+            )  # takes the place that became free
             if place and priority > self._key[(place - 1) >> 1]:
                 self._rise(place, last, priority)
             else:
@@ -211,7 +222,9 @@ class Priorities:
     kind: "proportional" or "rank". exponent: alpha of the paper, 0 or more; 0 is uniform.
     """
 
-    def __init__(self, replay: Replay, kind: Literal["proportional", "rank"] = "proportional", *, exponent: float):
+    def __init__(
+        self, replay: Replay, kind: Literal["proportional", "rank"] = "proportional", *, exponent: float
+    ):
         if exponent < 0:
             raise UserError(f"a priority exponent of {exponent} is not allowed; 0 (uniform) or more")
         leaves = replay.num_envs * replay.slots
@@ -234,7 +247,9 @@ class Priorities:
         """(batch_size, 2) int64 environment and slot, with replacement, and (batch_size,) float64 their probabilities."""
         self._follow()
         if self._count == 0:
-            raise RuntimeError(f"the replay memory holds no transitions to sample ({len(self.replay)} slots in use)")
+            raise RuntimeError(
+                f"the replay memory holds no transitions to sample ({len(self.replay)} slots in use)"
+            )
         leaves, probabilities = self.order.draw(rng, batch_size)
         return np.stack(np.divmod(leaves, self.replay.slots), axis=1), probabilities
 
@@ -291,7 +306,9 @@ class Priorities:
     def load_state_dict(self, state: dict) -> None:
         """Raises ValueError when the state belongs to a memory of another size."""
         if state["inside"].shape != self._inside.shape:
-            raise ValueError(f"the priorities are of {len(state['inside'])} slots, this run has {len(self._inside)}")
+            raise ValueError(
+                f"the priorities are of {len(state['inside'])} slots, this run has {len(self._inside)}"
+            )
         self.order.load_state_dict(state["order"])
         self.max_priority, self._sorts = float(state["max_priority"]), int(state["sorts"])
         self._inside[:] = state["inside"]

@@ -296,7 +296,9 @@ class Replay:
         for name, value in state.items():
             mine = getattr(self, name)
             if mine.shape != value.shape or mine.dtype != value.dtype:
-                raise ValueError(f"replay {name} is {value.dtype}{value.shape}, this run's is {mine.dtype}{mine.shape}")
+                raise ValueError(
+                    f"replay {name} is {value.dtype}{value.shape}, this run's is {mine.dtype}{mine.shape}"
+                )
             mine[...] = value
         if "checksums" in state:
             self._check_frames()
@@ -311,7 +313,9 @@ class Replay:
         for env in range(self.num_envs):
             kept = range(max(int(self.written[env]) - self.window, 0), int(self.written[env]))
             wrong = [
-                k for k in kept if _checksum(self.frames[env, k % self.slots]) != self.checksums[env, k % self.slots]
+                k
+                for k in kept
+                if _checksum(self.frames[env, k % self.slots]) != self.checksums[env, k % self.slots]
             ]
             if wrong:
                 raise UserError(

@@ -24,7 +24,9 @@ class ReplayOnDevice:
         self.replay, self.device = replay, torch.device(device)
         self.slots, self.n_step = replay.slots, replay.n_step
         self.envs = torch.arange(replay.num_envs, device=self.device) * self.slots
-        self.lags = torch.arange(-(replay.stack - 1), 2, device=self.device)  # stack and successor, relative to a place
+        self.lags = torch.arange(
+            -(replay.stack - 1), 2, device=self.device
+        )  # stack and successor, relative to a place
         self.ahead = torch.arange(replay.n_step or 1, device=self.device)
         places = replay.num_envs * replay.slots
         self.there = {

@@ -76,7 +76,9 @@ class Workers:
                 ours, theirs = context.Pipe()
                 self._pipes.append(ours)
                 process = context.Process(
-                    target=_serve, args=(i, make, theirs, list(self._pipes), self._rest, os.getpid()), daemon=True
+                    target=_serve,
+                    args=(i, make, theirs, list(self._pipes), self._rest, os.getpid()),
+                    daemon=True,
                 )
                 process.start()
                 theirs.close()
@@ -91,7 +93,11 @@ class Workers:
         return [process.pid for process in self._processes]
 
     def run(
-        self, until: int, seconds: float, interrupted: Callable[[], bool], hear: Callable[[Any], None] = lambda _: None
+        self,
+        until: int,
+        seconds: float,
+        interrupted: Callable[[], bool],
+        hear: Callable[[Any], None] = lambda _: None,
     ) -> None:
         """Lets all work until the common counter is at `until`, `seconds` have passed, or `interrupted()`; then all rest.
 
@@ -117,7 +123,9 @@ class Workers:
 
     def load_state_dict(self, state: dict) -> None:
         if len(state["workers"]) != len(self._pipes):
-            raise ValueError(f"the checkpoint holds {len(state['workers'])} workers, this run has {len(self._pipes)}")
+            raise ValueError(
+                f"the checkpoint holds {len(state['workers'])} workers, this run has {len(self._pipes)}"
+            )
         self._ask("load", state["workers"])
 
     def close(self) -> None:
@@ -141,7 +149,9 @@ class Workers:
             self._send(i, (command, value))
         answers: dict[int, Any] = {}
         while len(answers) < len(values):
-            answers |= {i: value for i, (_, value) in self._messages(set(range(len(values))) - set(answers), None)}
+            answers |= {
+                i: value for i, (_, value) in self._messages(set(range(len(values))) - set(answers), None)
+            }
         return [answers[i] for i in range(len(values))]
 
     def _send(self, i: int, message: tuple) -> None:
@@ -188,7 +198,9 @@ class Workers:
         )
 
 
-def _serve(index: int, make, pipe: Connection, others: list[Connection], rest: torch.Tensor, parent: int) -> None:
+def _serve(
+    index: int, make, pipe: Connection, others: list[Connection], rest: torch.Tensor, parent: int
+) -> None:
     """The life of a worker process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends these to all processes; the parent decides

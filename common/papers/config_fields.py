@@ -65,9 +65,13 @@ def _read(script: Path, mtime_ns: int) -> dict[str, Field]:
                 continue  # not a number or text: not for a default
         if isinstance(node, ast.ClassDef) and node.name == "Config":
             return {
-                field.target.id: _field(script, field, names) for field in node.body if isinstance(field, ast.AnnAssign)
+                field.target.id: _field(script, field, names)
+                for field in node.body
+                if isinstance(field, ast.AnnAssign)
             }
-    raise UserError(f"{script}: no `class Config` on the top level; declare the settings as a frozen dataclass")
+    raise UserError(
+        f"{script}: no `class Config` on the top level; declare the settings as a frozen dataclass"
+    )
 
 
 def _field(script: Path, node: ast.AnnAssign, names: dict[str, Any]) -> Field:
@@ -75,14 +79,18 @@ def _field(script: Path, node: ast.AnnAssign, names: dict[str, Any]) -> Field:
     try:
         kinds(ast.unparse(node.annotation))
     except ValueError as error:
-        raise UserError(f"{where}: {error}; use int, float, bool, str, Literal[...], or one of these | None") from None
+        raise UserError(
+            f"{where}: {error}; use int, float, bool, str, Literal[...], or one of these | None"
+        ) from None
     if node.value is None:
         raise UserError(f"{where}: no default; write the paper's value")
     try:
         field = Field(ast.unparse(node.annotation), _constant(node.value, names))
         return Field(field.type, check_value(field, field.default))
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"{where}: {error}; write a constant of type {ast.unparse(node.annotation)}") from None
+        raise UserError(
+            f"{where}: {error}; write a constant of type {ast.unparse(node.annotation)}"
+        ) from None
 
 
 @lru_cache(maxsize=256)
@@ -101,7 +109,9 @@ def kinds(annotation: str) -> tuple[tuple[type, ...], tuple[Any, ...]]:
             case ast.Name(id=name) if name in _TYPES:
                 types.append(_TYPES[name])
             case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
-                choices.extend(ast.literal_eval(e) for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner]))
+                choices.extend(
+                    ast.literal_eval(e) for e in (inner.elts if isinstance(inner, ast.Tuple) else [inner])
+                )
             case _:
                 raise ValueError(f"type {annotation!r} is not supported")
 

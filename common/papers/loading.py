@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, one_of
-from common.papers.model import NO_PROTOCOL, Budget, Claim, Constant, Paper, Protocol, Row, Target, Task, Variant
+from common.papers.model import (
+    NO_PROTOCOL,
+    Budget,
+    Claim,
+    Constant,
+    Paper,
+    Protocol,
+    Row,
+    Target,
+    Task,
+    Variant,
+)
 from common.papers.settings import (
     Resolved,
     constants_by_field,
@@ -77,14 +88,18 @@ def find_row(path: Path, game: str, metric: str, protocol: str | None = None) ->
     if not path.is_file():
         raise UserError(f"{path}: the file is missing; it holds the published scores")
     rows = _table(path, path.stat().st_mtime_ns)
-    found = [row for row in rows if row.game == game and row.metric == metric and protocol in (None, row.protocol)]
+    found = [
+        row for row in rows if row.game == game and row.metric == metric and protocol in (None, row.protocol)
+    ]
     if len(found) == 1:
         return found[0]
     wanted = f"game {game!r}, metric {metric!r}" + (f", protocol {protocol!r}" if protocol else "")
     if found:
         protocols = sorted({row.protocol for row in found})
         fix = f"name one protocol of {', '.join(protocols)}" if len(protocols) > 1 else "keep one of them"
-        raise UserError(f"{path}: several rows have {wanted} (lines {', '.join(str(r.line) for r in found)}); {fix}")
+        raise UserError(
+            f"{path}: several rows have {wanted} (lines {', '.join(str(r.line) for r in found)}); {fix}"
+        )
     for name, value in (("game", game), ("metric", metric), ("protocol", protocol)):
         known = sorted({getattr(row, name) for row in rows})
         if value is not None and value not in known:
@@ -114,7 +129,9 @@ def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
     file = folder / "paper.yaml"
     data = load_yaml(file)
     if not isinstance(data, dict):
-        raise UserError(f"{file}: the file must be a mapping with the keys paper, title, constants, tasks, ...")
+        raise UserError(
+            f"{file}: the file must be a mapping with the keys paper, title, constants, tasks, ..."
+        )
     validate(data, "paper.schema.yaml", str(file))
     if data["paper"] != name:
         raise UserError(f"{file}: paper: {data['paper']!r} is not the folder's name; write {name!r}")
@@ -122,12 +139,19 @@ def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
         key: Protocol(**{"extra_episodes": 0, "noop_max": None, **value, "name": key})
         for key, value in data["protocols"].items()
     }
-    base = Variant("", data["short"], data["summary"], _tasks(data["tasks"], "tasks", protocols, folder, data))
+    base = Variant(
+        "", data["short"], data["summary"], _tasks(data["tasks"], "tasks", protocols, folder, data)
+    )
     variants = {"": base}
     for key, value in data.get("variants", {}).items():
         tasks = _tasks(value["tasks"], f"variants.{key}.tasks", protocols, folder, data)
         variants[key] = Variant(
-            key, value["title"], value["description"], tasks, value.get("settings", {}), value.get("reasons", {})
+            key,
+            value["title"],
+            value["description"],
+            tasks,
+            value.get("settings", {}),
+            value.get("reasons", {}),
         )
     paper = Paper(
         name=name,
@@ -184,10 +208,15 @@ def _tasks(
     return tasks
 
 
-def _task(name: str, entry: dict, where: str, protocols: dict[str, Protocol], folder: Path, data: dict) -> Task:
+def _task(
+    name: str, entry: dict, where: str, protocols: dict[str, Protocol], folder: Path, data: dict
+) -> Task:
     kind = entry["kind"]
     if "claims" in entry:  # a task with claims plays nothing and has no score
-        nothing = {"published": "none", "published_reason": "its claims are inequalities, and no score is printed"}
+        nothing = {
+            "published": "none",
+            "published_reason": "its claims are inequalities, and no score is printed",
+        }
         entry, protocols = (
             {"protocol": NO_PROTOCOL.name, **nothing, **entry},
             {NO_PROTOCOL.name: NO_PROTOCOL, **protocols},
@@ -204,13 +233,19 @@ def _task(name: str, entry: dict, where: str, protocols: dict[str, Protocol], fo
         ("figures", "laptop"),
     ):  # fmt: skip
         if key in entry and kind != needed:
-            raise UserError(f"{where}: {key!r} belongs to kind {needed}, not {kind}; remove it or change the kind")
+            raise UserError(
+                f"{where}: {key!r} belongs to kind {needed}, not {kind}; remove it or change the kind"
+            )
         if key not in entry and kind == needed and key in ("env_id", "script"):
             raise UserError(f"{where}: kind {kind} needs the key {key!r}")
     if entry["protocol"] not in protocols:
-        raise UserError(f"{where}: protocol: unknown {entry['protocol']!r}{one_of(entry['protocol'], protocols)}")
+        raise UserError(
+            f"{where}: protocol: unknown {entry['protocol']!r}{one_of(entry['protocol'], protocols)}"
+        )
     if entry["published"] == "none" and "published_reason" not in entry:
-        raise UserError(f"{where}: published: none needs a published_reason: why the paper prints no score for it")
+        raise UserError(
+            f"{where}: published: none needs a published_reason: why the paper prints no score for it"
+        )
     game = entry.get("game", name if kind == "atari" else None)
 
     def row(key: str) -> Row | None:
@@ -261,7 +296,9 @@ def _claims(entries: Sequence[dict], where: str) -> tuple[Claim, ...]:
         if claim.name in {other.name for other in claims[:number]}:
             raise UserError(f"{where}: claim {claim.name!r} is given twice; name it once")
         if claim.at_least is None and claim.at_most is None:
-            raise UserError(f"{where}: claim {claim.name!r} has no bound; at_least, at_most or both are needed")
+            raise UserError(
+                f"{where}: claim {claim.name!r} has no bound; at_least, at_most or both are needed"
+            )
         if None not in (claim.at_least, claim.at_most) and claim.at_least > claim.at_most:
             raise UserError(
                 f"{where}: claim {claim.name!r}: at_least {claim.at_least:g} is above at_most {claim.at_most:g}"
@@ -280,17 +317,23 @@ def _check_settings(paper: Paper) -> None:
                 f"{paper.file}: field {name!r} is not in Config of {paper.folder / 'train.py'}{one_of(name, fields)}"
             )
 
-    def check(where: str, settings: Mapping, reasons: Mapping, script: str = "train", task: Task | None = None) -> None:
+    def check(
+        where: str, settings: Mapping, reasons: Mapping, script: str = "train", task: Task | None = None
+    ) -> None:
         own = paper.fields(script)
         for name, value in typed(settings, own, f"{paper.file}: {where}.settings").items():
-            is_same = same(value, paper_value(name, own, constants if script == "train" else constants_of(paper, task)))
+            is_same = same(
+                value, paper_value(name, own, constants if script == "train" else constants_of(paper, task))
+            )
             if not is_same and name not in paper.engineering and not {name, "*"} & set(reasons):
                 raise UserError(
                     f"{paper.file}: {where}.settings.{name} differs from the paper; say why in {where}.reasons.{name}"
                 )
         for name in reasons:
             if name not in settings and name not in ("*", "evaluation"):
-                raise UserError(f"{paper.file}: {where}.reasons.{name} explains no setting{one_of(name, settings)}")
+                raise UserError(
+                    f"{paper.file}: {where}.reasons.{name} explains no setting{one_of(name, settings)}"
+                )
 
     for name, budget in paper.budgets.items():
         check(f"budgets.{name}", budget.settings, budget.reasons)
@@ -309,7 +352,13 @@ def _check_settings(paper: Paper) -> None:
                     )
             check(where, task.settings, task.reasons, task.script, task)
             for name, extra in task.budgets.items():
-                check(f"{where}.budgets.{name}", extra.get("settings", {}), extra.get("reasons", {}), task.script, task)
+                check(
+                    f"{where}.budgets.{name}",
+                    extra.get("settings", {}),
+                    extra.get("reasons", {}),
+                    task.script,
+                    task,
+                )
 
 
 # --- targets ---
@@ -383,7 +432,9 @@ def agent_name(paper: str, variant: str | None) -> str:
     return f"{paper}-{variant}" if variant else paper
 
 
-def run_dir(paper: str, variant: str | None, task: str, size: str, seed: int, results: Path | str = "results") -> Path:
+def run_dir(
+    paper: str, variant: str | None, task: str, size: str, seed: int, results: Path | str = "results"
+) -> Path:
     return Path(results) / agent_name(paper, variant) / task / size / f"seed{seed}"
 
 

@@ -164,7 +164,11 @@ class Paper:
     def tables(self) -> list[Path]:
         """The published tables its tasks refer to."""
         rows = (
-            r for v in self.variants.values() for t in v.tasks.values() for r in (t.published, t.random, t.human) if r
+            r
+            for v in self.variants.values()
+            for t in v.tasks.values()
+            for r in (t.published, t.random, t.human)
+            if r
         )
         return sorted({self.folder / row.file for row in rows})
 

@@ -116,16 +116,22 @@ def check_defaults(paper: Paper) -> list[str]:
     for name, (_, default) in paper.fields().items():
         if name in constants and not same(default, constants[name].ours):
             c = constants[name]
-            problems.append(f"Config.{name} is {default!r}, paper.yaml says {c.ours!r} {c.field_unit} ({c.name})")
+            problems.append(
+                f"Config.{name} is {default!r}, paper.yaml says {c.ours!r} {c.field_unit} ({c.name})"
+            )
         elif name not in constants and name not in paper.engineering:
-            problems.append(f"Config.{name} is in no constant of {paper.file}; add it there, or under `engineering`")
+            problems.append(
+                f"Config.{name} is in no constant of {paper.file}; add it there, or under `engineering`"
+            )
     for task in {task.script: task for task in paper.tasks.values() if task.constants}.values():
         own = constants_of(paper, task)
         for name, (_, default) in paper.fields(task.script).items():
             if name not in own:
                 problems.append(f"{task.script}: Config.{name} is in no constant of the task {task.name}")
             elif not same(default, own[name].ours):
-                problems.append(f"{task.script}: Config.{name} is {default!r}, paper.yaml says {own[name].ours!r}")
+                problems.append(
+                    f"{task.script}: Config.{name} is {default!r}, paper.yaml says {own[name].ours!r}"
+                )
     return problems
 
 
@@ -278,7 +284,12 @@ def settings_json(resolved: Resolved, seed: int) -> str:
         "environment": resolved.task.environment,
         "seed": int(seed),
         "settings": resolved.settings,
-        "protocol": {"epsilon": p.epsilon, "max_frames": p.max_frames, "noop_max": p.noop_max, "weights": p.weights},
+        "protocol": {
+            "epsilon": p.epsilon,
+            "max_frames": p.max_frames,
+            "noop_max": p.noop_max,
+            "weights": p.weights,
+        },
     }
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 

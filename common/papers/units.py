@@ -32,7 +32,9 @@ def convert(
     if unit == to:
         return value
     if not frames[unit] or not frames[to]:
-        raise ValueError(f"{unit} cannot be turned into {to} without frames_per_agent_step / agent_steps_per_update")
+        raise ValueError(
+            f"{unit} cannot be turned into {to} without frames_per_agent_step / agent_steps_per_update"
+        )
     scaled = value * frames[unit] / frames[to]
     return int(scaled) if scaled == int(scaled) else scaled
 

@@ -26,7 +26,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float | bool) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
             seen.add(key) if isinstance(key, str | int | float | bool) else None
         return super().construct_mapping(node, deep)
 
@@ -55,12 +57,16 @@ def load_yaml(path: Path) -> Any:
 def _check_size(text: str) -> None:
     """Refuses nesting that would overflow the parser's stack, and aliases that stand for more than anybody would write."""
     sizes: dict[str, int] = {}
-    inside: list[tuple[str | None, int]] = [(None, 0)]  # anchor and nodes so far of each collection around here
+    inside: list[tuple[str | None, int]] = [
+        (None, 0)
+    ]  # anchor and nodes so far of each collection around here
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             inside.append((event.anchor, 1))
             if len(inside) > MAX_DEPTH:
-                raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_DEPTH} levels", event.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"more than {MAX_DEPTH} levels", event.start_mark
+                )
             continue
         if isinstance(event, yaml.ScalarEvent):
             anchor, size = event.anchor, 1
@@ -92,7 +98,9 @@ def _most_telling(errors: list[ValidationError]) -> ValidationError:
         branches: dict[Any, list[ValidationError]] = {}
         for sub in error.context:
             branches.setdefault(sub.schema_path[0], []).append(sub)
-        right_type = [b for b in branches.values() if all(e.validator not in ("type", "const") or e.path for e in b)]
+        right_type = [
+            b for b in branches.values() if all(e.validator not in ("type", "const") or e.path for e in b)
+        ]
         if not right_type:
             return error
         error = _most_telling(min(right_type, key=len))
@@ -157,7 +165,14 @@ def validate(data: Any, schema: str, where: str) -> Any:
         error = _most_telling(errors)
         path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path).lstrip(".")
         hint = error.schema.get("description", "") if isinstance(error.schema, dict) else ""
-        if hint and error.validator in ("type", "minimum", "exclusiveMinimum", "pattern", "minLength", "minItems"):
+        if hint and error.validator in (
+            "type",
+            "minimum",
+            "exclusiveMinimum",
+            "pattern",
+            "minLength",
+            "minItems",
+        ):
             hint = f" ({hint})"
         else:
             hint = ""

@@ -109,7 +109,9 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Checkpoint folders, newest first, whole or not."""
-        return sorted((p for p in self.folder.glob("step-*") if p.is_dir()), key=lambda p: p.name, reverse=True)
+        return sorted(
+            (p for p in self.folder.glob("step-*") if p.is_dir()), key=lambda p: p.name, reverse=True
+        )
 
     def save(self, step: int, state: dict, logs: dict[str, bytes], flush=lambda: None) -> None:
         """Copies the state now and writes it in the background; `flush` is called there before the manifest.
@@ -119,7 +121,9 @@ class Checkpoints:
         self.wait()
         tensors: dict[str, np.ndarray] = {}
         tree = flatten(state, "", tensors)
-        self._writer = threading.Thread(target=self._write, args=(step, tree, tensors, dict(logs), flush), daemon=True)
+        self._writer = threading.Thread(
+            target=self._write, args=(step, tree, tensors, dict(logs), flush), daemon=True
+        )
         self._writer.start()
 
     def wait(self) -> None:
@@ -145,9 +149,13 @@ class Checkpoints:
             for name, content in files.items():
                 write_file(temporary / name, content)
             checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-            write_json(temporary / "manifest.json", {"key": self.key, "agent_step": step, "sha256": checksums})
+            write_json(
+                temporary / "manifest.json", {"key": self.key, "agent_step": step, "sha256": checksums}
+            )
             fsync_folder(temporary)
-            if final.exists() and self._is_whole(final):  # the same step again, after a stop: it says the same
+            if final.exists() and self._is_whole(
+                final
+            ):  # the same step again, after a stop: it says the same
                 shutil.rmtree(temporary)
                 return
             if final.exists():
@@ -194,7 +202,9 @@ class Checkpoints:
             if hashlib.sha256(files[name]).hexdigest() != checksum:
                 raise ValueError(f"{name} does not match its checksum")
         tree = json.loads(files["state.json"])
-        logs = {name.removeprefix("log-"): content for name, content in files.items() if name.startswith("log-")}
+        logs = {
+            name.removeprefix("log-"): content for name, content in files.items() if name.startswith("log-")
+        }
         return unflatten(tree, load_tensors(files["state.safetensors"])), logs
 
     def _is_whole(self, folder: Path) -> bool:

@@ -53,7 +53,11 @@ class Report:
 
 
 def clean(
-    results: Path = Path("results"), *, everything: bool = False, dry_run: bool = False, workflow: Path | None = None
+    results: Path = Path("results"),
+    *,
+    everything: bool = False,
+    dry_run: bool = False,
+    workflow: Path | None = None,
 ) -> Report:
     """Cleans a results folder and, where given, the folder Snakemake works in. `everything`: the results too."""
     results = Path(results)
@@ -112,7 +116,9 @@ def _clean_run(run: Path, report: Report, dry_run: bool) -> None:
 def _clean_workflow(root: Path, report: Report, dry_run: bool) -> None:
     state = root / ".snakemake"
     if _real_folder(state / "locks") and _inside(state / "locks"):
-        report.kept.append("Snakemake's logs, left alone: a workflow is running (or was killed: snakemake --unlock)")
+        report.kept.append(
+            "Snakemake's logs, left alone: a workflow is running (or was killed: snakemake --unlock)"
+        )
         return
     for folder in (state / "log", root / "logs"):
         if _real_folder(folder):
@@ -124,7 +130,9 @@ def _runs(results: Path) -> Iterator[Path]:
     """results/<agent>/<task>/<size>/seed<N>, real folders only."""
 
     def below(folder: Path, name: re.Pattern) -> list[Path]:
-        return [p for p in _inside(folder) if name.fullmatch(p.name) and p.name != "recorded" and _real_folder(p)]
+        return [
+            p for p in _inside(folder) if name.fullmatch(p.name) and p.name != "recorded" and _real_folder(p)
+        ]
 
     if results.is_dir():
         for agent in below(results, AGENT):

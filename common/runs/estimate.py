@@ -33,8 +33,14 @@ class Costs:
 def total_seconds(costs: Costs, settings: dict[str, Any]) -> float:
     """Training with its evaluation phases, the final evaluation left out."""
     steps, start = settings["training_steps"], settings.get("replay_start", 0)
-    evaluated = steps // settings["evaluation_period"] * settings["evaluation_steps"] if costs.evaluating else 0
-    return min(start, steps) * costs.waiting + max(steps - start, 0) * costs.learning + evaluated * costs.evaluating
+    evaluated = (
+        steps // settings["evaluation_period"] * settings["evaluation_steps"] if costs.evaluating else 0
+    )
+    return (
+        min(start, steps) * costs.waiting
+        + max(steps - start, 0) * costs.learning
+        + evaluated * costs.evaluating
+    )
 
 
 class Probe(Run):
@@ -99,7 +105,9 @@ def measure(resolved: papers.Resolved, seed: int, device: str, threads: int) -> 
         if len(steps) < 2:  # over before a second look
             return (time.perf_counter() - began) / max(run.ticks[-1][0], 1)
         width = max(40 // max(steps[1] - steps[0], 1), 1)
-        pieces = [(times[b] - times[a]) / (b - a) for a, b in zip(steps[::width], steps[width::width], strict=False)]
+        pieces = [
+            (times[b] - times[a]) / (b - a) for a, b in zip(steps[::width], steps[width::width], strict=False)
+        ]
         return median(pieces)
 
     if "replay_start" not in names:

@@ -1,6 +1,6 @@
 """The final evaluation of a finished run, by the paper's protocol: writes evaluation.json and episode.mp4 into its folder.
 
-    ./run python -m common.runs.evaluate results/dqn/pong/hour/seed1
+./run python -m common.runs.evaluate results/dqn/pong/hour/seed1
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from common.runs import tracking
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.runs.evaluate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m common.runs.evaluate", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("run_dir", type=Path, help="a finished run, e.g. results/dqn/pong/hour/seed1")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     arguments = parser.parse_args()

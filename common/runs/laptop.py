@@ -55,7 +55,10 @@ def files_of(findings: Findings) -> dict[str, bytes]:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(POINTS)
     writer.writerows((figure, series, f"{x:.9g}", f"{y:.9g}") for figure, series, x, y in findings.points)
-    return {"measures.json": (json.dumps(measures, indent=1) + "\n").encode(), "points.csv": text.getvalue().encode()}
+    return {
+        "measures.json": (json.dumps(measures, indent=1) + "\n").encode(),
+        "points.csv": text.getvalue().encode(),
+    }
 
 
 def check_claims(task: papers.Task, measures: dict[str, float], undecided: Collection[str] = ()) -> None:
@@ -93,7 +96,9 @@ def main(
             given = ["--task", tasks[0], *given]
         known, resolved = runs.parse(paper, config_class, given, script)
         if resolved.task.script != script:
-            raise UserError(f"the task {resolved.task.name!r} is not of this script; its own is {', '.join(tasks)}")
+            raise UserError(
+                f"the task {resolved.task.name!r} is not of this script; its own is {', '.join(tasks)}"
+            )
         if known.device != "cpu":
             raise UserError(f"--device {known.device}: a laptop task runs on the CPU; leave it out")
         threads = runs.prepare(known.seed, known.threads or 1)
@@ -106,7 +111,9 @@ def main(
             if run.open(known.fresh):
                 runs.say(f"finished already: {run.folder}")
                 return
-            runs.say(f"{paper} {resolved.task.name} seed {known.seed}, size {run.size}; results in {run.folder}")
+            runs.say(
+                f"{paper} {resolved.task.name} seed {known.seed}, size {run.size}; results in {run.folder}"
+            )
             started = time.monotonic()
             kept = _kept(run.work, f"kept-{run.settings_key}", known.fresh) if keeps else None
             findings = experiment(config_class(**resolved.settings), known.seed, *([kept] if keeps else []))

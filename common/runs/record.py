@@ -46,7 +46,11 @@ VIDEOS, VIDEO_SECONDS = ("episode.mp4", "best.mp4"), 45
 EPISODES_BYTES = 200_000  # a longer episodes.csv is thinned,
 WHOLE_ROWS = 1000  # but for its last rows: scores over the last training episodes stay exact
 SAME = ("paper", "variant", "task", "budget", "settings")
-SAME_CODE = {"code_sha256": "their code", "lock_sha256": "their packages (uv.lock)", "rom_sha256": "their ROM"}
+SAME_CODE = {
+    "code_sha256": "their code",
+    "lock_sha256": "their packages (uv.lock)",
+    "rom_sha256": "their ROM",
+}
 FIX = "record runs that differ in nothing but the seed, or train the odd one again"
 
 
@@ -83,7 +87,9 @@ def record(
     """
     runs = sorted((read_finished(Path(folder)) for folder in run_dirs), key=lambda r: r.seed)
     if not runs:
-        raise UserError("no run was given; name the folders of finished runs, e.g. results/dqn/pong/hour/seed1")
+        raise UserError(
+            "no run was given; name the folders of finished runs, e.g. results/dqn/pong/hour/seed1"
+        )
     check_together(runs)
     first = runs[0].run
     if first["budget"] == "smoke" and not allow_smoke:
@@ -92,7 +98,9 @@ def record(
             "record one of a longer budget, or add --allow-smoke"
         )
     if not (replications / first["paper"] / "paper.yaml").is_file():
-        raise UserError(f"{runs[0].folder / 'run.json'}: there is no paper {first['paper']!r} in {replications}")
+        raise UserError(
+            f"{runs[0].folder / 'run.json'}: there is no paper {first['paper']!r} in {replications}"
+        )
     target = recorded_dir(first["paper"], first["variant"], first["task"], first["budget"], root=replications)
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     try:
@@ -111,7 +119,9 @@ def record(
         shutil.rmtree(old, ignore_errors=True)
     except OSError as problem:
         why = problem.strerror or problem
-        raise UserError(f"{target} could not be written ({why}); what was recorded before is kept") from problem
+        raise UserError(
+            f"{target} could not be written ({why}); what was recorded before is kept"
+        ) from problem
     finally:
         if old.exists() and not target.exists():
             os.replace(old, target)
@@ -169,7 +179,10 @@ def refilm(folder: Path, device: str = "auto") -> Path:
         evaluation = final_evaluation.evaluate_run(new, device)
         for key in ("episodes", "extra_episodes"):
             before, after = recorded.evaluation.get(key, []), evaluation.get(key, [])
-            rows = [[[e[name] for name in ("seed", "score", "length")] for e in found] for found in (before, after)]
+            rows = [
+                [[e[name] for name in ("seed", "score", "length")] for e in found]
+                for found in (before, after)
+            ]
             if rows[0] != rows[1] or evaluation["score"] != recorded.evaluation["score"]:
                 same = sum(a == b for a, b in zip(*rows, strict=False))
                 raise UserError(
@@ -198,7 +211,9 @@ def rounded(run: Finished) -> dict[str, torch.Tensor]:
             tensor = tensor.to(torch.float16)
             if not torch.isfinite(tensor).all():
                 path = run.folder / "model.safetensors"
-                raise UserError(f"{path}: {name} holds values that are not finite in float16; such a run is of no use")
+                raise UserError(
+                    f"{path}: {name} holds values that are not finite in float16; such a run is of no use"
+                )
         tensors[name] = tensor.contiguous()
     return tensors
 
@@ -225,10 +240,14 @@ def thin(content: bytes) -> tuple[bytes, str | None]:
 def read_finished(folder: Path) -> Finished:
     """A finished run. UserError that names the file for one that is missing, torn or does not fit the others."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; name finished runs, e.g. results/dqn/pong/hour/seed1")
+        raise UserError(
+            f"{folder}: there is no such folder; name finished runs, e.g. results/dqn/pong/hour/seed1"
+        )
     contents = {}
     laptop = any((folder / name).exists() for name in MEASURES)
-    needed = (*MEASURES, "run.json") if laptop else (*LOGS, "model.safetensors", "run.json", "evaluation.json")
+    needed = (
+        (*MEASURES, "run.json") if laptop else (*LOGS, "model.safetensors", "run.json", "evaluation.json")
+    )
     for name in needed:
         path = folder / name
         try:
@@ -244,7 +263,9 @@ def read_finished(folder: Path) -> Finished:
             raise UserError(f"{path} cannot be read ({problem.strerror})") from None
     if laptop:
         run = _json(
-            folder / "run.json", contents["run.json"], lambda run: _check_run(run, ("settings", "provenance", "cost"))
+            folder / "run.json",
+            contents["run.json"],
+            lambda run: _check_run(run, ("settings", "provenance", "cost")),
         )
         _json(folder / "measures.json", contents["measures.json"], _check_measures)
         if not contents["points.csv"].endswith(b"\n"):
@@ -298,7 +319,9 @@ def _check_measures(measures: dict) -> None:
         raise ValueError("a measure is not a finite number, or there is none")
 
 
-def _check_run(run: dict, mappings: Sequence[str] = ("settings", "provenance", "progress", "result", "cost")) -> None:
+def _check_run(
+    run: dict, mappings: Sequence[str] = ("settings", "provenance", "progress", "result", "cost")
+) -> None:
     for key in ("paper", "task", "variant"):  # they become folders
         name = run[key]
         if not (isinstance(name, str) and NAME.fullmatch(name)) and not (key == "variant" and name is None):
@@ -324,7 +347,9 @@ def _check_evaluation(evaluation: dict) -> None:
         raise ValueError("a score is not a finite number")
     if evaluation.get("protocol", {}).get("score", "evaluation_mean") != "evaluation_mean":
         return  # a score of the training itself
-    if not abs(float(evaluation["score"]) - sum(scores) / len(scores)) <= 1e-6 * (1 + abs(float(evaluation["score"]))):
+    if not abs(float(evaluation["score"]) - sum(scores) / len(scores)) <= 1e-6 * (
+        1 + abs(float(evaluation["score"]))
+    ):
         raise ValueError(f"score {evaluation['score']!r} is not the mean of its {len(scores)} episodes")
 
 
@@ -349,7 +374,9 @@ def check_together(runs: Sequence[Finished]) -> None:
     seen: dict[int, Path] = {}
     for run in runs:
         if run.seed in seen:
-            raise UserError(f"{seen[run.seed]} and {run.folder} are both seed {run.seed}; give each seed once")
+            raise UserError(
+                f"{seen[run.seed]} and {run.folder} are both seed {run.seed}; give each seed once"
+            )
         seen[run.seed] = run.folder
         for key in SAME:
             if run.run[key] != first.run[key]:
@@ -371,10 +398,16 @@ def _difference(key: str, a: object, b: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m common.runs.record", description=__doc__.split("\n")[0])
-    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="all seeds of one task and size")
+    parser.add_argument(
+        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="all seeds of one task and size"
+    )
     parser.add_argument("--refilm", action="store_true", help="evaluate recorded runs anew, for their films")
-    parser.add_argument("--allow-smoke", action="store_true", help="record a smoke run, whose scores mean nothing")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="for the recorded evaluation")
+    parser.add_argument(
+        "--allow-smoke", action="store_true", help="record a smoke run, whose scores mean nothing"
+    )
+    parser.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="for the recorded evaluation"
+    )
     arguments = parser.parse_args()
     if arguments.refilm:
         for folder in arguments.run_dirs:
@@ -382,7 +415,9 @@ def main() -> None:
         return
     folder = record(arguments.run_dirs, allow_smoke=arguments.allow_smoke, device=arguments.device)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"recorded {len(arguments.run_dirs)} runs in {folder} ({size / 1e6:.1f} MB); commit that folder to keep it")
+    print(
+        f"recorded {len(arguments.run_dirs)} runs in {folder} ({size / 1e6:.1f} MB); commit that folder to keep it"
+    )
 
 
 if __name__ == "__main__":

@@ -63,7 +63,16 @@ LOGS = {
 }  # fmt: skip
 OUTPUTS = ("curve.csv", "episodes.csv", "timing.csv", "model.safetensors", "run.json")  # run.json last
 # What the numbers of a run depend on, beside the script itself. Comments and docstrings do not count.
-CODE = ("environments/atari", "runs/checkpoint", "environments/vector", "evaluation/protocol", "learning/layers", "learning/replay", "learning/replay_on_device", "learning/batch")
+CODE = (
+    "environments/atari",
+    "runs/checkpoint",
+    "environments/vector",
+    "evaluation/protocol",
+    "learning/layers",
+    "learning/replay",
+    "learning/replay_on_device",
+    "learning/batch",
+)
 CODE_OF_SOME = ("priorities", "workers")  # counted for the scripts that import it
 
 
@@ -121,7 +130,9 @@ class Run:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.seek(0)
-            say(f"{self.folder} is in use by process {self._lock.read().strip() or '?'}; waiting until it ends")
+            say(
+                f"{self.folder} is in use by process {self._lock.read().strip() or '?'}; waiting until it ends"
+            )
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         with contextlib.suppress(OSError):  # only informs; a full disk must not end here
             os.ftruncate(self._lock.fileno(), 0)
@@ -233,7 +244,9 @@ class Run:
             signal.signal(number, self._on_signal)
         replay = parts.get("replay")
         self._slots_between = (
-            max((replay.slots - replay.window) // 4, 1) if replay is not None and self._on_disk(replay) else None
+            max((replay.slots - replay.window) // 4, 1)
+            if replay is not None and self._on_disk(replay)
+            else None
         )
         loaded = self.checkpoints.load()
         if loaded is not None:
@@ -268,7 +281,9 @@ class Run:
         self.notes, self._reached_in_a_row = clock["notes"] + self.notes, state["reached_in_a_row"]
         now = self._machine()
         if clock["machine"] != now:
-            self.notes.append(f"resumed on {now} after {clock['machine']}: the same bytes are no longer promised")
+            self.notes.append(
+                f"resumed on {now} after {clock['machine']}: the same bytes are no longer promised"
+            )
             say(self.notes[-1])
         for name in self._logs:
             self._logs[name] = bytearray(logs[name])
@@ -307,7 +322,9 @@ class Run:
                     f"{self.work} has {free:.2f} GB free, checkpoints need {checkpoints:.1f} GB; free some space or choose another --results folder"
                 )
             if ring + MEMORY_GB > memory:
-                text += "\nwarning: the frames do not fit into memory and will be read from disk; that is slow"
+                text += (
+                    "\nwarning: the frames do not fit into memory and will be read from disk; that is slow"
+                )
         return text
 
     def say_how_long(self) -> None:
@@ -327,7 +344,13 @@ class Run:
         from common.runs import tracking
 
         who = tracking.identity(
-            self.paper.name, self.variant, self.task.name, self.size, self.seed, dict(self.settings), self.settings_key
+            self.paper.name,
+            self.variant,
+            self.task.name,
+            self.size,
+            self.seed,
+            dict(self.settings),
+            self.settings_key,
         )
         history = [{k: float(v) for k, v in row.items() if v} for row in self._rows("curve.csv")]
         self.tracker = tracking.start(self.folder, **who, history=history)
@@ -378,7 +401,9 @@ class Run:
             "seconds": self._seconds(), "attempts": self._attempts, "evaluation_seconds": self._evaluation_seconds,
             "saves": self._saves, "notes": self.notes, "machine": self._machine(),
         }  # fmt: skip
-        logs = {name: bytes(text) for name, text in self._logs.items()} | {"clock.json": json.dumps(clock).encode()}
+        logs = {name: bytes(text) for name, text in self._logs.items()} | {
+            "clock.json": json.dumps(clock).encode()
+        }
         flush = self._parts["replay"].flush if "replay" in self._parts else lambda: None
         self.checkpoints.save(at.agent_steps, state, logs, flush)
         self._last_save, self._slots_at_save = time.monotonic(), self._slots_written()
@@ -390,7 +415,9 @@ class Run:
         self._status("stopped", f"by {name}")
         if self.tracker:
             self.tracker.finish()
-        say(f"{name}: saved at agent step {self._parts['at'].agent_steps:,}; the same command goes on from there")
+        say(
+            f"{name}: saved at agent step {self._parts['at'].agent_steps:,}; the same command goes on from there"
+        )
         sys.stdout.flush()
         os._exit(STOPPED)
 
@@ -423,7 +450,9 @@ class Run:
         """One evaluation phase with environments of its own; returns the raw scores of its episodes."""
         script = importlib.import_module(f"replications.{self.paper.name}.train")
         self._all_finite()
-        if time.monotonic() - self._last_save > SAVE_EVERY / 5:  # a phase can be long, and nothing is saved during it
+        if (
+            time.monotonic() - self._last_save > SAVE_EVERY / 5
+        ):  # a phase can be long, and nothing is saved during it
             self.save()
         started = time.monotonic()
         self._status("evaluating")
@@ -458,14 +487,24 @@ class Run:
         for k, i in enumerate(np.flatnonzero(step.done)):
             self._append(
                 "episodes.csv",
-                (at.episodes + 1 + k, at.agent_steps, self._frames(at), _plain(step.scores[i]), int(step.lengths[i])),
+                (
+                    at.episodes + 1 + k,
+                    at.agent_steps,
+                    self._frames(at),
+                    _plain(step.scores[i]),
+                    int(step.lengths[i]),
+                ),
             )
-            self.recent.append(float(_plain(step.scores[i])))  # as printed, so that a resumed run has the same
+            self.recent.append(
+                float(_plain(step.scores[i]))
+            )  # as printed, so that a resumed run has the same
         return int(step.done.sum())
 
     def log_episode(self, at: Any, score: float, length: int) -> int:
         """As `log_episodes`, for one episode that ended in a worker's environment."""
-        self._append("episodes.csv", (at.episodes + 1, at.agent_steps, self._frames(at), _plain(score), length))
+        self._append(
+            "episodes.csv", (at.episodes + 1, at.agent_steps, self._frames(at), _plain(score), length)
+        )
         self.recent.append(float(_plain(score)))
         return 1
 
@@ -484,12 +523,16 @@ class Run:
             self.tracker.log({name: value for name, value in (row | clock).items() if value is not None})
         if scores is not None:
             shown = f"{row['eval_score']:.2f}" if len(scores) else "no episode ended"
-            say(f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes")
+            say(
+                f"evaluation at agent step {at.agent_steps:,}: mean score {shown} over {len(scores)} episodes"
+            )
 
     def _append(self, name: str, row: tuple) -> None:
         line = (",".join(map(str, row)) + "\n").encode()
         self._logs[name] += line
-        with contextlib.suppress(OSError):  # a full disk must not stop a run; the checkpoint has the log as well
+        with contextlib.suppress(
+            OSError
+        ):  # a full disk must not stop a run; the checkpoint has the log as well
             self._files[name].write(line)
 
     def _open_log(self, name: str) -> None:
@@ -514,7 +557,11 @@ class Run:
         rate = (at.agent_steps - self._steps_at_line) / (now - self._last_line)
         overall = self._rate(at)  # none yet when a run is resumed at a long evaluation phase
         left = (self.settings["training_steps"] - at.agent_steps) / overall if overall > 0 else None
-        mean = f"mean of the last {len(self.recent)}: {np.mean(self.recent):.2f}" if self.recent else "no episode yet"
+        mean = (
+            f"mean of the last {len(self.recent)}: {np.mean(self.recent):.2f}"
+            if self.recent
+            else "no episode yet"
+        )
         say(
             f"{self._frames(at):,} frames  {at.episodes:,} episodes  {mean}  {rate:.0f} steps/s  "
             f"{f'{datetime.timedelta(seconds=int(left))} left' if left is not None and left < 1e12 else ''}"
@@ -660,7 +707,10 @@ def code_fingerprint(paper: str, script_name: str = "train") -> str:
     for path in [script, *(ROOT / "common" / f"{name}.py" for name in names)]:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            if (
+                isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+                and ast.get_docstring(node) is not None
+            ):
                 node.body = node.body[1:]
         digest.update(path.name.encode() + ast.dump(tree).encode())
     return digest.hexdigest()
@@ -752,7 +802,9 @@ def parse(
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--fresh", action="store_true", help="start over; the earlier run is put aside")
     parser.add_argument(
-        "--resume-changed", action="store_true", help="go on from a checkpoint of changed code, noted on the page"
+        "--resume-changed",
+        action="store_true",
+        help="go on from a checkpoint of changed code, noted on the page",
     )
     parser.add_argument(
         "--nondeterministic",
@@ -760,7 +812,9 @@ def parse(
         help="allow kernels that give other bytes each time; the page says so",
     )
     parser.add_argument(
-        "--stop-when-reached", action="store_true", help="end after two evaluation phases at the published score"
+        "--stop-when-reached",
+        action="store_true",
+        help="end after two evaluation phases at the published score",
     )
     known, rest = parser.parse_known_args(arguments)
     if "--help" in rest or "-h" in rest:
@@ -777,7 +831,9 @@ def parse(
         raise UserError(
             f"the task {task.name!r} is not of this script; run python -m replications.{paper}.{task.script} --task {task.name}"
         )
-    own = getattr(sys.modules[config_class.__module__], "DEVICE", None)  # A3C's workers are processes of the CPU
+    own = getattr(
+        sys.modules[config_class.__module__], "DEVICE", None
+    )  # A3C's workers are processes of the CPU
     if own is not None and known.device not in ("auto", own):
         raise UserError(f"--device {known.device}: {paper} runs on the {own} only; leave the flag out")
     known.device = pick_device(own or known.device)

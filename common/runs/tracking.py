@@ -97,7 +97,9 @@ def _init(mode: str, run_dir: Path, **options):
         console="off",  # the job's log has it
         save_code=False,
     )
-    run = wandb.init(project=PROJECT, dir=str(run_dir), mode=mode, resume="allow", settings=settings, **options)
+    run = wandb.init(
+        project=PROJECT, dir=str(run_dir), mode=mode, resume="allow", settings=settings, **options
+    )
     run.define_metric("frames")
     run.define_metric("*", step_metric="frames")
     return run
@@ -175,7 +177,9 @@ class Tracker:
 
         files = {"video/median": run_dir / "episode.mp4", "video/best": run_dir / "best.mp4"}
         return {
-            name: wandb.Video(str(p), format="mp4") for name, p in files.items() if p.is_file() and p.stat().st_size
+            name: wandb.Video(str(p), format="mp4")
+            for name, p in files.items()
+            if p.is_file() and p.stat().st_size
         }
 
     def finish(self) -> None:
@@ -189,7 +193,9 @@ class Tracker:
 
     def _attempt(self, call: Callable[[], object], seconds: float) -> None:
         if self._run is not None and (error := _quietly(call, seconds)):
-            print(f"wandb: {type(error).__name__}: {error}; the mirror ends here, training goes on", flush=True)
+            print(
+                f"wandb: {type(error).__name__}: {error}; the mirror ends here, training goes on", flush=True
+            )
             self._run = None
             _kill_service()
             _quietly(_teardown)
@@ -201,7 +207,9 @@ def final(run_dir: Path) -> None:
         run = json.loads((run_dir / "run.json").read_text())
         evaluation = json.loads((run_dir / "evaluation.json").read_text())
         with open(run_dir / "curve.csv", newline="") as file:
-            history = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+            history = [
+                {name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)
+            ]
         names = ("paper", "variant", "task", "seed", "settings", "settings_key")
         who = identity(size=run["budget"], **{name: run[name] for name in names})
         row = {"frames": run["progress"]["frames"], "evaluation/final_score": evaluation["score"]}

@@ -280,7 +280,9 @@ def train(config: Config, run: Run) -> None:
         run.guard(shown, at)
         if crossed(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
             means = (shown / (at.updates - at.updates_logged)).tolist()
-            run.log_phase(at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True)))
+            run.log_phase(
+                at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True))
+            )
             shown.zero_()
             at.updates_logged = at.updates
 

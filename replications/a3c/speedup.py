@@ -85,7 +85,9 @@ def read_plan(config: Config) -> Plan:
         try:
             references[game] = float(score)
         except ValueError:
-            raise UserError(f"references {word!r}: write GAME=SCORE with commas, e.g. pong=-15,breakout=50") from None
+            raise UserError(
+                f"references {word!r}: write GAME=SCORE with commas, e.g. pong=-15,breakout=50"
+            ) from None
     if min(config.most_steps, config.evaluation_period, config.evaluation_steps, config.fewest_games) < 1:
         raise UserError("most_steps, evaluation_period, evaluation_steps and fewest_games must be 1 or more")
     if config.fewest_games > len(references):
@@ -134,7 +136,9 @@ class Timed(runs.Run):
         return f"{method} on {self.task.name}, {workers}: until {self.reference:g}, or {self.most_steps:,} agent steps"
 
 
-def time_to_reference(config: Config, method: str, game: str, workers: int, seed: int, folder: Path) -> float | None:
+def time_to_reference(
+    config: Config, method: str, game: str, workers: int, seed: int, folder: Path
+) -> float | None:
     """Seconds that `workers` workers train until the game's reference score; None where they do not get there.
 
     What is in `folder` from an earlier attempt is gone on with, or, where it was finished, read again.
@@ -143,7 +147,9 @@ def time_to_reference(config: Config, method: str, game: str, workers: int, seed
     settings |= {name: getattr(config, name) for name in ("evaluation_period", "evaluation_steps")}
     resolved = papers.resolve("a3c", None, game, "paper", settings)
     if resolved.settings["training_steps"] < config.most_steps:  # the learning rate falls to 0 at its end
-        raise UserError(f"most_steps {config.most_steps}: {game} has {resolved.settings['training_steps']} at most")
+        raise UserError(
+            f"most_steps {config.most_steps}: {game} has {resolved.settings['training_steps']} at most"
+        )
     runs.prepare(seed, 1)  # the same initial weights whatever was trained before it
     name, reference = f"{method}_{workers}", read_plan(config).references[game]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -173,7 +179,9 @@ def time_to_reference(config: Config, method: str, game: str, workers: int, seed
 # --- Table 2 ---
 
 
-def speed_up(times: dict[str, dict[int, float | None]], workers: int, fewest: int) -> tuple[float | None, str]:
+def speed_up(
+    times: dict[str, dict[int, float | None]], workers: int, fewest: int
+) -> tuple[float | None, str]:
     """The average over games of one worker's time over that of `workers`; None, and why, where it cannot be had.
 
     times: game -> workers -> seconds, None where the reference score was not reached. A game in which one worker does not reach

@@ -55,7 +55,9 @@ class Config:
     stack: int = 4  # frames; Mnih et al. 2015
     noop_max: int = 30  # frames; Mnih et al. 2015
     max_frames: int = 108_000  # frames after which an episode is cut (30 minutes); van Hasselt et al. 2016
-    preprocessing: Literal["nature", "ale"] = "nature"  # Mnih et al. 2015; "ale" is faster and not the paper's
+    preprocessing: Literal["nature", "ale"] = (
+        "nature"  # Mnih et al. 2015; "ale" is faster and not the paper's
+    )
     life_loss_terminal: bool = True  # Mnih et al. 2015
     reward_clip: float = 1.0  # raw score; Mnih et al. 2015
 
@@ -77,7 +79,9 @@ class Config:
     initial_exploration: float = 1.0  # epsilon, value-based methods; s. 8
     final_exploration_step: int = 1_000_000  # agent steps (4M frames), value-based methods; s. 8
 
-    evaluation_period: int = 250_000  # agent steps between evaluation phases (1M frames); Fortunato et al. 2018
+    evaluation_period: int = (
+        250_000  # agent steps between evaluation phases (1M frames); Fortunato et al. 2018
+    )
     evaluation_steps: int = 125_000  # agent steps of a phase (500,000 frames); Fortunato et al. 2018
     evaluation_epsilon: float = 0.0  # the policy is sampled; value-based methods choose greedily
 
@@ -160,7 +164,11 @@ def a3c_losses(
 
 
 def one_step_targets(
-    rewards: torch.Tensor, next_values: torch.Tensor, next_actions: torch.Tensor, terminal: bool, config: Config
+    rewards: torch.Tensor,
+    next_values: torch.Tensor,
+    next_actions: torch.Tensor,
+    terminal: bool,
+    config: Config,
 ) -> torch.Tensor:
     """Algorithm S1: r + discount max_a' Q(s', a'; theta-), for Sarsa with the a' taken next; r where the episode ended.
 
@@ -209,7 +217,9 @@ class SharedRMSProp:
         norm = float(gradient.norm())
         if norm > c.max_gradient_norm:
             gradient.mul_(c.max_gradient_norm / norm)
-        self.mean_square.mul_(c.squared_gradient_decay).addcmul_(gradient, gradient, value=1 - c.squared_gradient_decay)
+        self.mean_square.mul_(c.squared_gradient_decay).addcmul_(
+            gradient, gradient, value=1 - c.squared_gradient_decay
+        )
         torch.add(self.mean_square, c.min_squared_gradient, out=self.root).sqrt_()
         self.weights.addcdiv_(gradient, self.root, value=-learning_rate)
 
@@ -307,7 +317,12 @@ class ActorLearner:
         return [(everyone.agent_steps(), float(step.scores[0]), int(step.lengths[0]))]
 
     def losses(
-        self, n: int, actions: torch.Tensor, rewards: torch.Tensor, hidden: torch.Tensor | None, terminal: bool
+        self,
+        n: int,
+        actions: torch.Tensor,
+        rewards: torch.Tensor,
+        hidden: torch.Tensor | None,
+        terminal: bool,
     ) -> tuple[torch.Tensor, ...]:
         """Policy loss, value loss, entropy, and the loss to descend, of the n steps in `self.states`; hidden: before them."""
         c, after = self.config, self.states[n : n + 1]
@@ -447,7 +462,9 @@ class Actor:
     @torch.no_grad()
     def __call__(self, states: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
         outputs, _, self.hidden = self.network(torch.from_numpy(states).to(self.device), self.hidden)
-        return sample(outputs, rngs) if self.config.algorithm == "a3c" else outputs.argmax(dim=1).cpu().numpy()
+        return (
+            sample(outputs, rngs) if self.config.algorithm == "a3c" else outputs.argmax(dim=1).cpu().numpy()
+        )
 
 
 def load_policy(

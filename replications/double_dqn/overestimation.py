@@ -70,7 +70,11 @@ def theorem_1(config: Config, rng: np.random.Generator) -> dict[str, float]:
         held += bool(single_estimate(true + errors) - true >= bound - 1e-9 * scale)
         tight = tight_errors(m, mean_square)
         bound = lower_bound(m, float(np.mean(tight**2)))
-        off = max(off, abs((single_estimate(true + tight) - true) / bound - 1), abs(tight.sum()) / np.abs(tight).sum())
+        off = max(
+            off,
+            abs((single_estimate(true + tight) - true) / bound - 1),
+            abs(tight.sum()) / np.abs(tight).sum(),
+        )
         second = (
             true + errors - errors[np.argmax(errors)]
         )  # an estimate of its own that is exact where the first is largest
@@ -96,7 +100,10 @@ def theorem_2(config: Config, rng: np.random.Generator) -> tuple[dict[str, float
         total = sum(single_estimate(rng.uniform(-1, 1, (len(block), m))).sum() for block in blocks)
         bias = float(total / config.theorem_2_repetitions)
         measures[f"uniform_bias_{m}"] = bias - uniform_bias(m)
-        points += [("theorem_2", "max, measured", m, bias), ("theorem_2", "(m - 1) / (m + 1)", m, uniform_bias(m))]
+        points += [
+            ("theorem_2", "max, measured", m, bias),
+            ("theorem_2", "(m - 1) / (m + 1)", m, uniform_bias(m)),
+        ]
     return measures, points
 
 
@@ -172,7 +179,10 @@ def figure_2(config: Config) -> tuple[dict[str, float], list]:
 
 def experiment(config: Config, seed: int) -> Findings:
     c, rng = config, np.random.default_rng(seed)
-    if min(c.theorem_1_draws, c.theorem_2_repetitions, c.repetitions) < 1 or min(c.most_actions, c.grid_points) < 2:
+    if (
+        min(c.theorem_1_draws, c.theorem_2_repetitions, c.repetitions) < 1
+        or min(c.most_actions, c.grid_points) < 2
+    ):
         raise UserError("draws and repetitions must be 1 or more, most_actions and grid_points 2 or more")
     if not 2 <= c.fitted_actions <= 10:
         raise UserError(

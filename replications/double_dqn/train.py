@@ -40,11 +40,15 @@ class Config:
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    preprocessing: Literal["nature", "ale"] = "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    preprocessing: Literal["nature", "ale"] = (
+        "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    )
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"
 
-    network: Literal["nature", "mlp"] = "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    network: Literal["nature", "mlp"] = (
+        "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    )
     shared_bias: bool = False  # one bias for all outputs; "tuned" has it
     replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
     replay_start: int = 50_000  # agent steps; EDT1 "replay start size"
@@ -61,7 +65,9 @@ class Config:
 
     initial_exploration: float = 1.0  # epsilon; EDT1
     final_exploration: float = 0.1  # epsilon; EDT1 ("tuned": .01)
-    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+    final_exploration_step: int = (
+        1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+    )
 
     evaluation_period: int = 1_000_000  # agent steps between evaluation phases; appendix
     evaluation_steps: int = 125_000  # agent steps of a phase; "Results on overoptimism"
@@ -72,7 +78,9 @@ class Config:
     cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
 
 
-CURVE: tuple[str, ...] = ("value_estimate",)  # max_a Q(s, a), averaged over the steps of the evaluation phase; Figure 3
+CURVE: tuple[str, ...] = (
+    "value_estimate",
+)  # max_a Q(s, a), averaged over the steps of the evaluation phase; Figure 3
 
 
 # --- network ---
@@ -107,7 +115,12 @@ class MLP(nn.Module):
     def __init__(self, num_actions: int, inputs: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, num_actions)
+            nn.Flatten(),
+            nn.Linear(inputs, 128),
+            nn.ReLU(),
+            nn.Linear(128, 128),
+            nn.ReLU(),
+            nn.Linear(128, num_actions),
         )
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -134,7 +147,11 @@ def exploration(step: int, config: Config) -> float:
 
 
 def q_targets(
-    rewards: torch.Tensor, online: torch.Tensor, target: torch.Tensor, terminals: torch.Tensor, discount: float
+    rewards: torch.Tensor,
+    online: torch.Tensor,
+    target: torch.Tensor,
+    terminals: torch.Tensor,
+    discount: float,
 ) -> torch.Tensor:
     """Section "Double DQN": y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
 
@@ -144,7 +161,9 @@ def q_targets(
     return rewards + discount * target.gather(1, chosen).squeeze(1) * ~terminals
 
 
-def q_loss(values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, error_clip: float) -> torch.Tensor:
+def q_loss(
+    values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, error_clip: float
+) -> torch.Tensor:
     """DQN's, with the error clipped: the gradient is the sum over the minibatch of -clip(y - Q(s, a), -1, 1) dQ(s, a).
 
     values (B, A), actions (B,) int64, targets (B,) -> scalar. Summed, not averaged: the learning rate is meant for sums.
@@ -168,8 +187,14 @@ class RMSProp:
     def step(self) -> None:
         c, d = self.config, self.gradient
         self.mean.lerp_(d, 1 - c.gradient_momentum)
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
-        root = torch.addcmul(self.mean_square, self.mean, self.mean, value=-1).add_(c.min_squared_gradient).sqrt_()
+        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
+            d, d, value=1 - c.squared_gradient_momentum
+        )
+        root = (
+            torch.addcmul(self.mean_square, self.mean, self.mean, value=-1)
+            .add_(c.min_squared_gradient)
+            .sqrt_()
+        )
         self.weights.addcdiv_(d, root, value=-c.learning_rate)
 
     def state_dict(self) -> dict:
@@ -184,7 +209,9 @@ def update(q: nn.Module, target: nn.Module, optimiser: RMSProp, batch: Batch, co
     """One gradient step; returns the summed loss, a scalar tensor on the learner's device."""
     with torch.no_grad():
         online = q(batch.next_states)
-        targets = q_targets(batch.rewards, online, target(batch.next_states), batch.terminals, config.discount)
+        targets = q_targets(
+            batch.rewards, online, target(batch.next_states), batch.terminals, config.discount
+        )
     loss = q_loss(q(batch.states), batch.actions, targets, config.error_clip)
     optimiser.gradient.zero_()
     loss.backward()
@@ -220,7 +247,9 @@ def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -
 
 
 @torch.no_grad()
-def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int) -> np.ndarray:
+def act(
+    q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int
+) -> np.ndarray:
     """With probability epsilon a random action, otherwise argmax_a Q(s, a). (N, stack, ...) -> (N,) int64."""
     explore = rng.random(len(states)) < epsilon
     actions = rng.integers(num_actions, size=len(states))
@@ -240,7 +269,9 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (make_network(c, envs.num_actions, envs.obs_shape).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros((c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device)
+    held_out = torch.zeros(
+        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
+    )
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     at = Progress()
     resumed = run.resume(

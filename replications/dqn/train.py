@@ -40,18 +40,24 @@ class Config:
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    preprocessing: Literal["nature", "ale"] = "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    preprocessing: Literal["nature", "ale"] = (
+        "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    )
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"
 
-    network: Literal["nature", "mlp"] = "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    network: Literal["nature", "mlp"] = (
+        "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    )
     replay: bool = True  # Extended Data Table 3 switches it off
     replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
     replay_start: int = 50_000  # agent steps; EDT1 "replay start size"
     batch_size: int = 32  # transitions; EDT1 "minibatch size"
     update_period: int = 4  # agent steps per update; EDT1 "update frequency"
     target_network: bool = True  # Extended Data Table 3 switches it off
-    target_period: int = 10_000  # agent steps; EDT1 says parameter updates, the released code counts agent steps
+    target_period: int = (
+        10_000  # agent steps; EDT1 says parameter updates, the released code counts agent steps
+    )
     discount: float = 0.99  # EDT1 "discount factor"
     error_clip: float = 1.0  # on the temporal-difference error; Methods, "Training algorithm"
 
@@ -62,7 +68,9 @@ class Config:
 
     initial_exploration: float = 1.0  # epsilon; EDT1
     final_exploration: float = 0.1  # epsilon; EDT1
-    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+    final_exploration_step: int = (
+        1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+    )
 
     evaluation_period: int = 250_000  # agent steps between evaluation phases; released code
     evaluation_steps: int = 125_000  # agent steps of a phase; released code
@@ -105,7 +113,12 @@ class MLP(nn.Module):
     def __init__(self, num_actions: int, inputs: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, num_actions)
+            nn.Flatten(),
+            nn.Linear(inputs, 128),
+            nn.ReLU(),
+            nn.Linear(128, 128),
+            nn.ReLU(),
+            nn.Linear(128, num_actions),
         )
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -137,7 +150,9 @@ def q_targets(
     return rewards + discount * next_values.amax(dim=1) * ~terminals
 
 
-def q_loss(values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, error_clip: float) -> torch.Tensor:
+def q_loss(
+    values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, error_clip: float
+) -> torch.Tensor:
     """Equation 3 with the error clipped: the gradient is the sum over the minibatch of -clip(y - Q(s, a), -1, 1) dQ(s, a).
 
     values (B, A), actions (B,) int64, targets (B,) -> scalar. Summed, not averaged: the learning rate is meant for sums.
@@ -161,8 +176,14 @@ class RMSProp:
     def step(self) -> None:
         c, d = self.config, self.gradient
         self.mean.lerp_(d, 1 - c.gradient_momentum)
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
-        root = torch.addcmul(self.mean_square, self.mean, self.mean, value=-1).add_(c.min_squared_gradient).sqrt_()
+        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
+            d, d, value=1 - c.squared_gradient_momentum
+        )
+        root = (
+            torch.addcmul(self.mean_square, self.mean, self.mean, value=-1)
+            .add_(c.min_squared_gradient)
+            .sqrt_()
+        )
         self.weights.addcdiv_(d, root, value=-c.learning_rate)
 
     def state_dict(self) -> dict:
@@ -212,7 +233,9 @@ def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -
 
 
 @torch.no_grad()
-def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int) -> np.ndarray:
+def act(
+    q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int
+) -> np.ndarray:
     """With probability epsilon a random action, otherwise argmax_a Q(s, a). (N, stack, ...) -> (N,) int64."""
     explore = rng.random(len(states)) < epsilon
     actions = rng.integers(num_actions, size=len(states))
@@ -232,7 +255,9 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (make_network(c, envs.num_actions, envs.obs_shape).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros((c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device)
+    held_out = torch.zeros(
+        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
+    )
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     at = Progress()
     resumed = run.resume(

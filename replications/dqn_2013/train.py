@@ -98,7 +98,12 @@ class MLP(nn.Module):
     def __init__(self, num_actions: int, inputs: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, num_actions)
+            nn.Flatten(),
+            nn.Linear(inputs, 128),
+            nn.ReLU(),
+            nn.Linear(128, 128),
+            nn.ReLU(),
+            nn.Linear(128, num_actions),
         )
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -153,7 +158,9 @@ class RMSProp:
     @torch.no_grad()
     def step(self) -> None:
         c, d = self.config, self.gradient
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
+        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
+            d, d, value=1 - c.squared_gradient_momentum
+        )
         root = (self.mean_square + c.min_squared_gradient).sqrt_()
         self.weights.addcdiv_(d, root, value=-c.learning_rate)
 
@@ -202,7 +209,9 @@ def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -
 
 
 @torch.no_grad()
-def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int) -> np.ndarray:
+def act(
+    q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int
+) -> np.ndarray:
     """With probability epsilon a random action, otherwise argmax_a Q(s, a). (N, stack, ...) -> (N,) int64."""
     explore = rng.random(len(states)) < epsilon
     actions = rng.integers(num_actions, size=len(states))
@@ -221,7 +230,9 @@ def train(config: Config, run: Run) -> None:
     )  # fmt: skip
     q = make_network(c, envs.num_actions, envs.obs_shape).to(run.device)
     optimiser = RMSProp(q, c)
-    held_out = torch.zeros((c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device)
+    held_out = torch.zeros(
+        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
+    )
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     at = Progress()
     resumed = run.resume(

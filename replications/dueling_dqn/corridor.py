@@ -56,7 +56,9 @@ class Corridor:
 
 def make_corridor(actions: int, config: Config) -> Corridor:
     v, h = config.vertical, config.horizontal
-    cells = [(0, y) for y in range(v)] + [(x, v - 1) for x in range(1, h + 1)] + [(h, v + y) for y in range(v)]
+    cells = (
+        [(0, y) for y in range(v)] + [(x, v - 1) for x in range(1, h + 1)] + [(h, v + y) for y in range(v)]
+    )
     number, states = {cell: i for i, cell in enumerate(cells)}, len(cells)
     next_state = np.tile(np.arange(states)[:, None], (1, actions))  # no-ops and walls
     for i, (x, y) in enumerate(cells):
@@ -191,9 +193,13 @@ def experiment(config: Config, seed: int) -> Findings:
             points += [(f"actions_{actions}", name, updates, error) for updates, error in errors]
             last[name] = measures[f"{name}_{actions}"] = errors[-1][1]
             if not np.isfinite(last[name]):
-                raise UserError(f"the {name} network diverged with {actions} actions; take a smaller learning_rate")
+                raise UserError(
+                    f"the {name} network diverged with {actions} actions; take a smaller learning_rate"
+                )
         measures[f"ratio_{actions}"] = last["single"] / last["dueling"]
-    measures["ratio_growth"] = measures[f"ratio_{config.most_actions}"] / measures[f"ratio_{config.more_actions}"]
+    measures["ratio_growth"] = (
+        measures[f"ratio_{config.most_actions}"] / measures[f"ratio_{config.more_actions}"]
+    )
     return Findings(measures, points)
 
 

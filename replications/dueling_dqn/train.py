@@ -43,11 +43,15 @@ class Config:
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    preprocessing: Literal["nature", "ale"] = "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    preprocessing: Literal["nature", "ale"] = (
+        "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    )
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"
 
-    network: Literal["nature", "mlp"] = "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    network: Literal["nature", "mlp"] = (
+        "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    )
     dueling: bool = True  # two streams, section 3; "single_clip" has one
     hidden_units: int = 512  # of each stream's hidden layer; section 4.2 ("single_clip": 1,024)
     replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
@@ -69,7 +73,9 @@ class Config:
 
     initial_exploration: float = 1.0  # epsilon; EDT1
     final_exploration: float = 0.01  # epsilon; "tuned"
-    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+    final_exploration_step: int = (
+        1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+    )
 
     evaluation_period: int = 1_000_000  # agent steps between evaluation phases; appendix
     evaluation_steps: int = 125_000  # agent steps of a phase; Double DQN, "Results on overoptimism"
@@ -106,7 +112,9 @@ class Dueling(nn.Module):
         self.advantages = stream(features, hidden_units, num_actions)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        if features.requires_grad:  # section 4.2: both streams' gradient, on its way into the last shared layer
+        if (
+            features.requires_grad
+        ):  # section 4.2: both streams' gradient, on its way into the last shared layer
             features.register_hook(lambda gradient: gradient / math.sqrt(2))
         return combine(self.values(features), self.advantages(features))
 
@@ -168,7 +176,11 @@ def exploration(step: int, config: Config) -> float:
 
 
 def q_targets(
-    rewards: torch.Tensor, online: torch.Tensor, target: torch.Tensor, terminals: torch.Tensor, discount: float
+    rewards: torch.Tensor,
+    online: torch.Tensor,
+    target: torch.Tensor,
+    terminals: torch.Tensor,
+    discount: float,
 ) -> torch.Tensor:
     """Section "Double DQN": y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
 
@@ -185,7 +197,11 @@ def importance_weights(probabilities: np.ndarray, count: int, exponent: float) -
 
 
 def q_loss(
-    values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, error_clip: float
+    values: torch.Tensor,
+    actions: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    error_clip: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """DQN's, with the error clipped: the gradient is the sum over the minibatch of -w clip(y - Q(s, a), -1, 1) dQ(s, a).
 
@@ -216,8 +232,14 @@ class RMSProp:
     def step(self) -> None:
         c, d = self.config, self.gradient
         self.mean.lerp_(d, 1 - c.gradient_momentum)
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
-        root = torch.addcmul(self.mean_square, self.mean, self.mean, value=-1).add_(c.min_squared_gradient).sqrt_()
+        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
+            d, d, value=1 - c.squared_gradient_momentum
+        )
+        root = (
+            torch.addcmul(self.mean_square, self.mean, self.mean, value=-1)
+            .add_(c.min_squared_gradient)
+            .sqrt_()
+        )
         self.weights.addcdiv_(d, root, value=-c.learning_rate)
 
     def state_dict(self) -> dict:
@@ -234,7 +256,9 @@ def update(
     """One gradient step; returns the summed loss and the errors (B,), on the learner's device."""
     with torch.no_grad():
         online = q(batch.next_states)
-        targets = q_targets(batch.rewards, online, target(batch.next_states), batch.terminals, config.discount)
+        targets = q_targets(
+            batch.rewards, online, target(batch.next_states), batch.terminals, config.discount
+        )
     loss, errors = q_loss(q(batch.states), batch.actions, targets, weights, config.error_clip)
     optimiser.gradient.zero_()
     loss.backward()
@@ -271,7 +295,9 @@ def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -
 
 
 @torch.no_grad()
-def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int) -> np.ndarray:
+def act(
+    q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int
+) -> np.ndarray:
     """With probability epsilon a random action, otherwise argmax_a Q(s, a). (N, stack, ...) -> (N,) int64."""
     explore = rng.random(len(states)) < epsilon
     actions = rng.integers(num_actions, size=len(states))
@@ -304,7 +330,9 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (make_network(c, envs.num_actions, envs.obs_shape).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros((c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device)
+    held_out = torch.zeros(
+        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
+    )
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     at = Progress()
     resumed = run.resume(

@@ -26,7 +26,14 @@ from common.environments.atari import AtariEnvs, FrameStack
 from common.environments.vector import GymEnvs, ReplayableEnvs
 from common.errors import UserError
 from common.evaluation.protocol import Policy, load_weights
-from common.learning.layers import ByteConv2d, Captured, RunningMoments, WideLinear, crossed, flatten_parameters
+from common.learning.layers import (
+    ByteConv2d,
+    Captured,
+    RunningMoments,
+    WideLinear,
+    crossed,
+    flatten_parameters,
+)
 from common.papers import Task
 from common.runs.run import Run, main
 
@@ -70,7 +77,9 @@ class Config:
     gradient_norm_clip: float = 0.0  # global norm, 0: none; ppo2
 
     log_period: int = 20_000  # agent steps between rows of the learning curve; ours
-    cuda_graph: bool = False  # on a GPU, acting and a gradient step are launched as one graph each: the same numbers
+    cuda_graph: bool = (
+        False  # on a GPU, acting and a gradient step are launched as one graph each: the same numbers
+    )
 
 
 CURVE = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
@@ -124,10 +133,17 @@ class MLP(nn.Module):
         super().__init__()
 
         def layers(outputs: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
+            return nn.Sequential(
+                nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs)
+            )
 
         policy, value = layers(num_actions), layers(1)
-        self.policy_torso, self.policy, self.value_torso, self.value = policy[:-1], policy[-1], value[:-1], value[-1]
+        self.policy_torso, self.policy, self.value_torso, self.value = (
+            policy[:-1],
+            policy[-1],
+            value[:-1],
+            value[-1],
+        )
         self.log_std = nn.Parameter(torch.zeros(num_actions)) if continuous else None
         initialise(self)
         self.register_buffer("mean", torch.zeros(inputs))
@@ -140,7 +156,9 @@ class MLP(nn.Module):
     def forward(self, states: torch.Tensor) -> Heads:
         """states: (B, inputs), normalised."""
         return Heads(
-            self.policy(self.policy_torso(states)), self.value(self.value_torso(states)).squeeze(1), self.log_std
+            self.policy(self.policy_torso(states)),
+            self.value(self.value_torso(states)).squeeze(1),
+            self.log_std,
         )
 
 
@@ -153,7 +171,9 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def make_network(config: Config, num_actions: int, obs_shape: tuple[int, ...], continuous: bool = False) -> nn.Module:
+def make_network(
+    config: Config, num_actions: int, obs_shape: tuple[int, ...], continuous: bool = False
+) -> nn.Module:
     if config.network == "mlp":
         return MLP(num_actions, config.stack * int(np.prod(obs_shape)), continuous)
     return ScreenNetwork(num_actions, config.stack, config.network)
@@ -209,7 +229,9 @@ def divergence(old: Heads, new: Heads) -> torch.Tensor:
         old_logs = old.outputs.log_softmax(dim=1)
         return (old_logs.exp() * (old_logs - new.outputs.log_softmax(dim=1))).sum(dim=1)
     old_variance, variance = (2 * old.log_std).exp(), (2 * new.log_std).exp()
-    terms = (old_variance + (old.outputs - new.outputs) ** 2) / (2 * variance) - 0.5 + new.log_std - old.log_std
+    terms = (
+        (old_variance + (old.outputs - new.outputs) ** 2) / (2 * variance) - 0.5 + new.log_std - old.log_std
+    )
     return terms.sum(dim=1)
 
 
@@ -299,7 +321,12 @@ class Adam:
 
 
 def update(
-    net: nn.Module, optimiser: Adam, config: Config, rates: torch.Tensor, old_log_std: torch.Tensor | None, *batch
+    net: nn.Module,
+    optimiser: Adam,
+    config: Config,
+    rates: torch.Tensor,
+    old_log_std: torch.Tensor | None,
+    *batch,
 ) -> torch.Tensor:
     """One gradient step on a minibatch; returns what `ppo_loss` shows, (6,). rates (3,): learning rate, clip, beta."""
     learning_rate, clip, beta = rates
@@ -337,7 +364,9 @@ def sample(heads: Heads, rngs: list[np.random.Generator]) -> np.ndarray:
     """One action per state, (N,) int64 or (N, A) float32; rngs: one generator per state, or one for all."""
     outputs = heads.outputs.cpu().numpy()
     if heads.log_std is not None:
-        noise = np.concatenate([rng.standard_normal((len(outputs) // len(rngs), outputs.shape[1])) for rng in rngs])
+        noise = np.concatenate(
+            [rng.standard_normal((len(outputs) // len(rngs), outputs.shape[1])) for rng in rngs]
+        )
         return (outputs + np.exp(heads.log_std.cpu().numpy()) * noise).astype(np.float32)
     probabilities = np.exp(outputs - outputs.max(axis=1, keepdims=True), dtype=np.float64)
     sums = probabilities.cumsum(axis=1)
@@ -358,7 +387,9 @@ def train(config: Config, run: Run) -> None:
     optimiser = Adam(net, c)
     stack = FrameStack(c.num_envs, c.stack, envs.obs_shape, envs.obs_dtype)
     observed, returned = RunningMoments(envs.obs_shape), RunningMoments(())
-    discounted = torch.zeros(c.num_envs, dtype=torch.float64)  # return so far, of which rewards are normalised by
+    discounted = torch.zeros(
+        c.num_envs, dtype=torch.float64
+    )  # return so far, of which rewards are normalised by
     shown = torch.zeros(6, device=run.device)  # sums of loss and CURVE since the last row of the curve
     at = Progress(kl_coefficient=c.kl_coefficient)
     resumed = run.resume(
@@ -436,10 +467,14 @@ def train(config: Config, run: Run) -> None:
         if c.objective == "adaptive_kl":
             with torch.no_grad():
                 old = Heads(rollout.outputs, rollout.values, old_log_std)
-                at.kl_coefficient *= penalty_change(float(divergence(old, net(rollout.states)).mean()), c.kl_target)
+                at.kl_coefficient *= penalty_change(
+                    float(divergence(old, net(rollout.states)).mean()), c.kl_target
+                )
         if crossed(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
             means = (shown / (at.updates - at.updates_logged)).tolist()
-            run.log_phase(at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True)))
+            run.log_phase(
+                at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True))
+            )
             shown.zero_()
             at.updates_logged = at.updates
 

@@ -94,7 +94,9 @@ class Values:
         if right:
             k = 2 * state + 2
             target = (
-                1.0 if k == 2 * self.n else self.discount * max(self.q[k] + self.bias[0], self.q[k + 1] + self.bias[1])
+                1.0
+                if k == 2 * self.n
+                else self.discount * max(self.q[k] + self.bias[0], self.q[k + 1] + self.bias[1])
             )
         return target - self.q[2 * state + label] - self.bias[label]
 

@@ -42,11 +42,15 @@ class Config:
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    preprocessing: Literal["nature", "ale"] = "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    preprocessing: Literal["nature", "ale"] = (
+        "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
+    )
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"
 
-    network: Literal["nature", "mlp"] = "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    network: Literal["nature", "mlp"] = (
+        "nature"  # Methods, "Model architecture"; "mlp" for vector observations
+    )
     shared_bias: bool = True  # one bias for all outputs; DDQN, tuned
     replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
     replay_start: int = 50_000  # agent steps; EDT1 "replay start size"
@@ -68,7 +72,9 @@ class Config:
 
     initial_exploration: float = 1.0  # epsilon; EDT1
     final_exploration: float = 0.01  # epsilon; DDQN, tuned
-    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+    final_exploration_step: int = (
+        1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
+    )
 
     evaluation_period: int = 1_000_000  # agent steps between evaluation phases; DDQN, appendix
     evaluation_steps: int = 125_000  # agent steps of a phase (500,000 frames); Table 5
@@ -115,7 +121,12 @@ class MLP(nn.Module):
     def __init__(self, num_actions: int, inputs: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, num_actions)
+            nn.Flatten(),
+            nn.Linear(inputs, 128),
+            nn.ReLU(),
+            nn.Linear(128, 128),
+            nn.ReLU(),
+            nn.Linear(128, num_actions),
         )
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -142,7 +153,11 @@ def exploration(step: int, config: Config) -> float:
 
 
 def q_targets(
-    rewards: torch.Tensor, online: torch.Tensor, target: torch.Tensor, terminals: torch.Tensor, discount: float
+    rewards: torch.Tensor,
+    online: torch.Tensor,
+    target: torch.Tensor,
+    terminals: torch.Tensor,
+    discount: float,
 ) -> torch.Tensor:
     """Section "Double DQN": y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
 
@@ -154,7 +169,9 @@ def q_targets(
 
 def importance_exponent(step: int, config: Config) -> float:
     """beta at an agent step: linear over the whole training, 1 at its end (Section 3.4)."""
-    return config.importance_exponent + min(step / config.training_steps, 1.0) * (1 - config.importance_exponent)
+    return config.importance_exponent + min(step / config.training_steps, 1.0) * (
+        1 - config.importance_exponent
+    )
 
 
 def importance_weights(probabilities: np.ndarray, size: int, beta: float) -> np.ndarray:
@@ -169,7 +186,11 @@ def new_priorities(errors: torch.Tensor, config: Config) -> np.ndarray:
 
 
 def q_loss(
-    values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, error_clip: float
+    values: torch.Tensor,
+    actions: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    error_clip: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Algorithm 1, line 13: the gradient is the sum over the minibatch of -w clip(y - Q(s, a), -1, 1) dQ(s, a).
 
@@ -195,8 +216,14 @@ class RMSProp:
     def step(self) -> None:
         c, d = self.config, self.gradient
         self.mean.lerp_(d, 1 - c.gradient_momentum)
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
-        root = torch.addcmul(self.mean_square, self.mean, self.mean, value=-1).add_(c.min_squared_gradient).sqrt_()
+        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
+            d, d, value=1 - c.squared_gradient_momentum
+        )
+        root = (
+            torch.addcmul(self.mean_square, self.mean, self.mean, value=-1)
+            .add_(c.min_squared_gradient)
+            .sqrt_()
+        )
         self.weights.addcdiv_(d, root, value=-c.learning_rate)
 
     def state_dict(self) -> dict:
@@ -213,7 +240,9 @@ def update(
     """One gradient step; returns the summed loss, a scalar tensor on the learner's device, and the errors before it (B,)."""
     with torch.no_grad():
         online = q(batch.next_states)
-        targets = q_targets(batch.rewards, online, target(batch.next_states), batch.terminals, config.discount)
+        targets = q_targets(
+            batch.rewards, online, target(batch.next_states), batch.terminals, config.discount
+        )
     loss, errors = q_loss(q(batch.states), batch.actions, targets, weights, config.error_clip)
     optimiser.gradient.zero_()
     loss.backward()
@@ -249,7 +278,9 @@ def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -
 
 
 @torch.no_grad()
-def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int) -> np.ndarray:
+def act(
+    q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int
+) -> np.ndarray:
     """With probability epsilon a random action, otherwise argmax_a Q(s, a). (N, stack, ...) -> (N,) int64."""
     explore = rng.random(len(states)) < epsilon
     actions = rng.integers(num_actions, size=len(states))
@@ -271,7 +302,9 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (make_network(c, envs.num_actions, envs.obs_shape).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros((c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device)
+    held_out = torch.zeros(
+        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
+    )
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     at = Progress()
     resumed = run.resume(

@@ -133,7 +133,9 @@ class RainbowNetwork(nn.Module):
     def __init__(self, config: Config, num_actions: int, obs_shape: tuple[int, ...]):
         super().__init__()
         if config.network == "mlp":  # for vector observations (CartPole); not in the paper
-            self.torso = nn.Sequential(nn.Flatten(), nn.Linear(config.stack * int(np.prod(obs_shape)), 128), nn.ReLU())
+            self.torso = nn.Sequential(
+                nn.Flatten(), nn.Linear(config.stack * int(np.prod(obs_shape)), 128), nn.ReLU()
+            )
             features, hidden = 128, 128
         else:
             self.torso = nn.Sequential(
@@ -148,7 +150,11 @@ class RainbowNetwork(nn.Module):
         self.register_buffer("z", z if config.distributional else None, persistent=False)
 
         def linear(inputs: int, outputs: int) -> nn.Module:
-            return NoisyLinear(inputs, outputs, config.noisy_sigma) if config.noisy else WideLinear(inputs, outputs)
+            return (
+                NoisyLinear(inputs, outputs, config.noisy_sigma)
+                if config.noisy
+                else WideLinear(inputs, outputs)
+            )
 
         def stream(outputs: int) -> nn.Module:
             return nn.Sequential(linear(features, hidden), nn.ReLU(), linear(hidden, outputs))
@@ -204,7 +210,9 @@ def project(
 
 def importance_exponent(step: int, config: Config) -> float:
     """beta at an agent step: linear over the whole training, 1 at its end (Table 1)."""
-    return config.importance_exponent + min(step / config.training_steps, 1.0) * (1 - config.importance_exponent)
+    return config.importance_exponent + min(step / config.training_steps, 1.0) * (
+        1 - config.importance_exponent
+    )
 
 
 def importance_weights(probabilities: np.ndarray, size: int, beta: float) -> np.ndarray:
@@ -215,7 +223,9 @@ def importance_weights(probabilities: np.ndarray, size: int, beta: float) -> np.
 
 def new_priorities(losses: torch.Tensor, config: Config) -> np.ndarray:
     """The paper's "Prioritized replay": p_i is the loss, not weighted; omega comes later. (B,) -> (B,) float64 in main memory."""
-    return losses.clamp(min=0).cpu().double().numpy() + config.priority_floor  # rounding can make a KL of 0 negative
+    return (
+        losses.clamp(min=0).cpu().double().numpy() + config.priority_floor
+    )  # rounding can make a KL of 0 negative
 
 
 class Adam:
@@ -238,7 +248,9 @@ class Adam:
 
     def load_state_dict(self, state: dict) -> None:
         device = self.weights.device
-        self.adam.state[self.parameter] = {name: torch.tensor(value, device=device) for name, value in state.items()}
+        self.adam.state[self.parameter] = {
+            name: torch.tensor(value, device=device) for name, value in state.items()
+        }
 
 
 def update(
@@ -296,7 +308,9 @@ def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -
 
 
 @torch.no_grad()
-def act(q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int) -> np.ndarray:
+def act(
+    q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int
+) -> np.ndarray:
     """With probability epsilon a random action, otherwise argmax_a Q(s, a). (N, stack, ...) -> (N,) int64."""
     explore = rng.random(len(states)) < epsilon
     actions = rng.integers(num_actions, size=len(states))
@@ -318,7 +332,9 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (RainbowNetwork(c, envs.num_actions, envs.obs_shape).to(run.device) for _ in range(3))
     optimiser = Adam(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros((c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device)
+    held_out = torch.zeros(
+        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
+    )
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     at = Progress()
     resumed = run.resume(

@@ -51,7 +51,12 @@ SAMPLES = {
 
 
 def test_a_summary_is_median_smallest_largest_unit_and_count():
-    assert figures.summary([3.0, 1.0, 10.0, 2.0], "ms") == {"median": 2.5, "spread": [1.0, 10.0], "unit": "ms", "n": 4}
+    assert figures.summary([3.0, 1.0, 10.0, 2.0], "ms") == {
+        "median": 2.5,
+        "spread": [1.0, 10.0],
+        "unit": "ms",
+        "n": 4,
+    }
     assert figures.summary([1 / 3], "ratio")["median"] == 0.33333
     with pytest.raises(ValueError, match="nan"):
         figures.summary([1.0, math.nan], "ms")
@@ -87,9 +92,7 @@ def test_what_was_not_measured_is_null_and_so_are_its_ratios():
 def test_results_json_is_flat():
     """The keys that others read; every figure has the four parts or is null; sizes are figures of their own."""
     found = json.loads(json.dumps(bench.report(SAMPLES, ["a note"], ABOUT)))
-    asked = (
-        "dqn_over_sb3 env_over_bare replay_sample_ms dqn_update_ms dqn_over_emulator replay_gb_per_million peak_rss_gb"
-    )
+    asked = "dqn_over_sb3 env_over_bare replay_sample_ms dqn_update_ms dqn_over_emulator replay_gb_per_million peak_rss_gb"
     assert set(asked.split()) < set(figures.FIGURES) < set(found)
     assert {name for name in found if name not in figures.FIGURES} == {
         *ABOUT, "quiet", "warnings", "notes", "emulator_steps_per_second_2", "emulator_steps_per_second_16",
@@ -129,7 +132,13 @@ def test_a_busy_machine_is_said_to_be_one():
 def test_the_picture_is_a_well_formed_file_of_its_own():
     text = picture.draw(bench.report(SAMPLES, [], ABOUT))
     ElementTree.fromstring(text)
-    for shown in ("DQN, learning", "Stable-Baselines3 DQN, learning", "this repository", "a &lt;CPU&gt;", "5,000"):
+    for shown in (
+        "DQN, learning",
+        "Stable-Baselines3 DQN, learning",
+        "this repository",
+        "a &lt;CPU&gt;",
+        "5,000",
+    ):
         assert shown in text
     assert text.count("http") == 1  # the name space
     ElementTree.fromstring(picture.draw(bench.report({}, [], ABOUT)))
@@ -148,7 +157,11 @@ def test_only_a_whole_measurement_replaces_the_results():
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [(["--only", "emulatr"], "emulator"), (["--threads", "-1"], "0 or more"), (["--out", "results"], ".json")],
+    [
+        (["--only", "emulatr"], "emulator"),
+        (["--threads", "-1"], "0 or more"),
+        (["--out", "results"], ".json"),
+    ],
 )
 def test_bad_arguments(given, said):
     with pytest.raises(UserError, match=said):
@@ -296,7 +309,9 @@ def test_training_differs_from_the_paper_only_as_stated():
     assert set(settings) == {
         "replay_capacity", "replay_start", "initial_exploration", "final_exploration", "evaluation_period",
     }  # fmt: skip
-    resolved = papers.resolve("dqn", None, learning.TASK, "paper", {"training_steps": learning.NEVER} | settings)
+    resolved = papers.resolve(
+        "dqn", None, learning.TASK, "paper", {"training_steps": learning.NEVER} | settings
+    )
     changed = {k for k, v in resolved.settings.items() if v != getattr(Config(), k)}
     assert changed == set(settings) - {"final_exploration"} | {"training_steps"}
     # neither a checkpoint nor a copy of the target network falls into a timed slice
@@ -343,7 +358,13 @@ def test_a_tiny_run_of_replay_and_memory(tmp_path, monkeypatch):
     assert samples["replay_transitions"] == [3000]
     assert (tmp_path / "replay/dqn/pong/paper/seed1/checkpoint/frames.bin").stat().st_size == 3300 * 84 * 84
     assert sorted((tmp_path / "replay/dqn/pong/paper/seed1/checkpoint").glob("step-*/manifest.json"))
-    once = {"rss_empty_gb", "rss_full_gb", "rss_growth_gb", "peak_rss_gb", *(f"rss_gb_{330 * k}" for k in range(1, 11))}
+    once = {
+        "rss_empty_gb",
+        "rss_full_gb",
+        "rss_growth_gb",
+        "peak_rss_gb",
+        *(f"rss_gb_{330 * k}" for k in range(1, 11)),
+    }
     assert {name: len(samples[name]) for name in once} == dict.fromkeys(once, 1)
     twice = ("replay_sample_ms", "checkpoint_stall_seconds", "checkpoint_write_seconds", "other_load_cores")
     assert {name: len(samples[name]) for name in twice} == dict.fromkeys(twice, 2)
@@ -352,7 +373,9 @@ def test_a_tiny_run_of_replay_and_memory(tmp_path, monkeypatch):
 
 def test_a_failing_process_is_a_note_and_nulls(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "other_load", lambda seconds: 0.0)
-    monkeypatch.setattr(bench, "Worker", lambda *args: (_ for _ in ()).throw(WorkerFailed("it does not start")))
+    monkeypatch.setattr(
+        bench, "Worker", lambda *args: (_ for _ in ()).throw(WorkerFailed("it does not start"))
+    )
     samples, notes = bench.measure(bench.QUICK, ["update", "emulator"], 1, tmp_path)
     assert notes == ["update is left out: it does not start", "emulator is left out: it does not start"]
     assert bench.report(samples, notes, ABOUT)["dqn_update_ms"] is None
@@ -371,8 +394,20 @@ def test_no_room_for_a_full_ring(tmp_path, monkeypatch):
 
 
 def test_time_inside_counts_once():
-    intervals = [("update", 0, 100), ("forward", 10, 40), ("backward", 40, 90), ("engine", 50, 60), ("act", 100, 130)]
-    assert timeline.exclusive(intervals) == {"update": 20, "forward": 30, "backward": 40, "engine": 10, "act": 30}
+    intervals = [
+        ("update", 0, 100),
+        ("forward", 10, 40),
+        ("backward", 40, 90),
+        ("engine", 50, 60),
+        ("act", 100, 130),
+    ]
+    assert timeline.exclusive(intervals) == {
+        "update": 20,
+        "forward": 30,
+        "backward": 40,
+        "engine": 10,
+        "act": 30,
+    }
     assert timeline.exclusive([("act", 5, 7), ("act", 1, 2)]) == {"act": 3}
 
 

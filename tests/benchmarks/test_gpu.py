@@ -111,7 +111,9 @@ def test_slices_are_whole_steps_and_the_ring_is_the_papers():
         assert plan.ppo_steps == learning.whole_iterations("ppo", plan.ppo_steps)
     overrides = gpu.FULL.pong
     settings = papers.resolve("dqn", "fast", "pong", "hour", overrides).settings
-    assert settings["training_steps"] == overrides["training_steps"] > 180 * 12_000  # three minutes at the goal
+    assert (
+        settings["training_steps"] == overrides["training_steps"] > 180 * 12_000
+    )  # three minutes at the goal
 
 
 def warn(times: int, text: str = gpu_subjects.WAITS) -> None:
@@ -174,10 +176,18 @@ def test_pong_ends_with_the_phase_that_is_at_the_score(tmp_path, monkeypatch):
         return next(scores)
 
     monkeypatch.setattr(runs.Run, "evaluate", phase)
-    monkeypatch.setattr(gpu_subjects.RunToScore, "_seconds", lambda run: now[0] + run._parts["at"].agent_steps)
+    monkeypatch.setattr(
+        gpu_subjects.RunToScore, "_seconds", lambda run: now[0] + run._parts["at"].agent_steps
+    )
     script = gpu_subjects.importlib.import_module("replications.dqn.train")
     monkeypatch.setattr(script, "update", lambda *args: torch.zeros(()))
-    tiny = {"training_steps": 160, "num_envs": 8, "replay_capacity": 400, "replay_start": 16, "held_out_states": 4}
+    tiny = {
+        "training_steps": 160,
+        "num_envs": 8,
+        "replay_capacity": 400,
+        "replay_start": 16,
+        "held_out_states": 4,
+    }
     tiny |= {"evaluation_period": 40}
     found = gpu_subjects.to_score("cpu", 1, tmp_path / "a", tiny)
     assert found == {"training": 80.0, "whole": 2080.0, "agent_steps": 80}

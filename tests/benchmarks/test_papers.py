@@ -154,7 +154,9 @@ def test_other_papers_have_none_of_these_settings():
 def test_warm_up_is_whole_steps_and_reaches_learning():
     assert learning.warm_up(1) == learning.WARM_UP == 240
     assert learning.warm_up(64) == 576
-    assert all(learning.warm_up(n) % n == 0 and learning.warm_up(n) >= 200 + 5 * n for n in (1, 3, 8, 64, 100))
+    assert all(
+        learning.warm_up(n) % n == 0 and learning.warm_up(n) >= 200 + 5 * n for n in (1, 3, 8, 64, 100)
+    )
 
 
 def test_the_variant_fast_trains_in_whole_slices(tmp_path, monkeypatch):
@@ -219,7 +221,9 @@ def test_an_asynchronous_training_has_the_scripts_workers_for_this_machine(tmp_p
     monkeypatch.setattr(script, "fit_to_machine", lambda config: {"workers": min(config.workers, 3)})
 
     def train(config, run):
-        seen.append((config.workers, config.training_steps, config.evaluation_period, run.seconds_between_ticks))
+        seen.append(
+            (config.workers, config.training_steps, config.evaluation_period, run.seconds_between_ticks)
+        )
         run.ticks += [(0, 0.0), (250, 1.0), (1000, 2.5)]
 
     monkeypatch.setattr(script, "train", train)

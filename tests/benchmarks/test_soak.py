@@ -67,7 +67,9 @@ def test_a_short_soak_counts_phases_checkpoints_and_handles(tmp_path, monkeypatc
     assert found["checkpoints"]["number"] >= 1  # every 75 slots
     assert found["checkpoints"]["stall_seconds"]["largest"] > 0
     assert found["agent_steps"] > 100
-    assert [sample["minutes"] for sample in found["samples"]] == sorted(s["minutes"] for s in found["samples"])
+    assert [sample["minutes"] for sample in found["samples"]] == sorted(
+        s["minutes"] for s in found["samples"]
+    )
     assert found["samples"][-1]["resident_mb"] > 100
     assert list((tmp_path / "soak").iterdir()) == []
     assert "anonymous_mb" in capsys.readouterr().out

@@ -80,7 +80,9 @@ def test_both_ways_of_gathering_give_the_same_batch():
     assert kept().states.shape == torchs().states.shape == (32, 4, 84, 84)
 
 
-@pytest.mark.parametrize("layers", [layers for *_, layers in tried.NETWORKS], ids=[n for n, *_ in tried.NETWORKS])
+@pytest.mark.parametrize(
+    "layers", [layers for *_, layers in tried.NETWORKS], ids=[n for n, *_ in tried.NETWORKS]
+)
 def test_the_other_forms_are_the_same_network(layers):
     torch.manual_seed(0)
     plain, other = dqn.NatureNetwork(6), tried.other_network(layers())
@@ -98,7 +100,9 @@ def test_the_optimisers_differ_only_in_where_epsilon_stands():
     other = torch.nn.Linear(5, 3)
     other.load_state_dict(weights.state_dict())
     mine = dqn.RMSProp(weights, config)
-    theirs = torch.optim.RMSprop(other.parameters(), lr=config.learning_rate, alpha=0.95, eps=0.0, centered=True)
+    theirs = torch.optim.RMSprop(
+        other.parameters(), lr=config.learning_rate, alpha=0.95, eps=0.0, centered=True
+    )
     for _ in range(5):
         mine.gradient.normal_()
         for p, q in zip(weights.parameters(), other.parameters(), strict=True):

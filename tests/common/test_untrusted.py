@@ -164,7 +164,9 @@ def try_all(kind: str, path: Path, bad: list[bytes], read: Callable[[], object],
         except BaseException as problem:
             if isinstance(problem, KeyboardInterrupt):
                 raise
-            wrong.append(f"{content[:60]!r} ... ({len(content)} bytes): {type(problem).__name__}: {str(problem)[:200]}")
+            wrong.append(
+                f"{content[:60]!r} ... ({len(content)} bytes): {type(problem).__name__}: {str(problem)[:200]}"
+            )
     path.write_bytes(good)
     read()
     TRIED[kind] = len(bad)
@@ -240,7 +242,17 @@ def test_run_json_when_evaluated_or_replayed(copied):
 def test_evaluation_json_when_replayed(copied):
     path = copied / "evaluation.json"
     table = {
-        "episodes": (GONE, None, [], {}, "text", [3], [{}], [{"score": 1}], [{"seed": "x", "score": 1, "length": 1}]),
+        "episodes": (
+            GONE,
+            None,
+            [],
+            {},
+            "text",
+            [3],
+            [{}],
+            [{"score": 1}],
+            [{"seed": "x", "score": 1, "length": 1}],
+        ),
         "weights_sha256": (GONE, None, 3, "0" * 64),
     }
     bad = bad_files(json.loads(path.read_text()), table)
@@ -315,7 +327,11 @@ def test_numbers_in_a_curve_that_no_page_can_draw(toy):
 def test_logs_when_recorded(copied, name):
     path = copied / name
     good = path.read_text()
-    bad = [content for content in NOT_CSV if content not in (b"\n", b"a,b\n1,2\n", b"agent_steps\n1\n", b"frames\n1\n")]
+    bad = [
+        content
+        for content in NOT_CSV
+        if content not in (b"\n", b"a,b\n1,2\n", b"agent_steps\n1\n", b"frames\n1\n")
+    ]
     right = good.count(",", 0, good.index("\n")) + 1  # a row of so many numbers is a good one
     bad += [(good + row + "\n").encode() for row in BAD_ROWS if not (right == 3 and row.endswith("4,5"))] + [
         good.rstrip("\n").encode() + b",",
@@ -334,7 +350,15 @@ def test_published_csv(toy):
         "toy,pong,toy,18.9,1.3,p,T,more,cells", "toy,pong,toy,0x1,1,p,T", f"toy,pong,toy,{SCRIPT},1,p,T", 'toy,"pong',
         "toy,pong,toy,18.9,1.3,p,T", "toy,pong,toy,1 8,1.3,p,T", 'toy,"po"ng,toy,18.9,1.3,p,T',
     ]  # fmt: skip
-    bad = [b"", b"\n", b"\xff\xfe\x00", b"\0" * 100, b"a,b\n1,2\n", head.encode(), head.replace("value", "v").encode()]
+    bad = [
+        b"",
+        b"\n",
+        b"\xff\xfe\x00",
+        b"\0" * 100,
+        b"a,b\n1,2\n",
+        head.encode(),
+        head.replace("value", "v").encode(),
+    ]
     bad += [head.replace(column, "x").encode() + b"\n" for column in ("game", "metric", "stdev", "protocol")]
     bad += [(good + row + "\n").encode() for row in rows]
 
@@ -465,7 +489,9 @@ def checkpoint(tmp_path) -> Checkpoints:
 def sign(folder: Path) -> None:
     """Makes the manifest fit the files, as a forger would."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["sha256"] = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in manifest["sha256"]}
+    manifest["sha256"] = {
+        n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in manifest["sha256"]
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -522,7 +548,9 @@ def test_checkpoints(checkpoint):
 
 def test_state_of_other_shapes_in_a_checkpoint(tmp_path):
     """Right checksums, right key, other content: one error, and what is there stays."""
-    run, script, config, _ = open_run("dqn", "cartpole", tmp_path, TINY | {"training_steps": 120, "replay_start": 50})
+    run, script, config, _ = open_run(
+        "dqn", "cartpole", tmp_path, TINY | {"training_steps": 120, "replay_start": 50}
+    )
     kinds = {"q": {}, "rng": {"bit_generator": "MT19937"}, "envs": {"episodes": [1], "actions": []}, "at": {"agent_steps": "x"},
              "replay": {"actions": np.zeros(3)}, "held_out": np.zeros((1, 2)), "python": [3], "torch": np.zeros(3)}  # fmt: skip
     try:
@@ -549,7 +577,9 @@ def test_state_of_other_shapes_in_a_checkpoint(tmp_path):
             "dqn", "cartpole", tmp_path, TINY | {"training_steps": 120, "replay_start": 50}
         )
         try:
-            text = refused(lambda script=script, config=config, again=again: script.train(config, again), str(run.work))
+            text = refused(
+                lambda script=script, config=config, again=again: script.train(config, again), str(run.work)
+            )
         finally:
             again.close()
         assert "--fresh" in text, name
@@ -562,7 +592,11 @@ def test_state_of_other_shapes_in_a_checkpoint(tmp_path):
 
 def strings(value: object, where: str = "") -> list[str]:
     if isinstance(value, dict):
-        return [path for key, inner in value.items() for path in strings(inner, f"{where}.{key}" if where else key)]
+        return [
+            path
+            for key, inner in value.items()
+            for path in strings(inner, f"{where}.{key}" if where else key)
+        ]
     return [where] if isinstance(value, str) else []
 
 
@@ -614,7 +648,11 @@ def unsafe(tree: ast.AST) -> list[str]:
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            modules = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
             found += [
                 name
                 for name in modules
@@ -636,7 +674,9 @@ def unsafe(tree: ast.AST) -> list[str]:
 def test_nothing_of_ours_runs_what_it_reads():
     files = own_python()
     assert len(files) > 30
-    assert {str(path.relative_to(ROOT)): bad for path in files if (bad := unsafe(ast.parse(path.read_text())))} == {}
+    assert {
+        str(path.relative_to(ROOT)): bad for path in files if (bad := unsafe(ast.parse(path.read_text())))
+    } == {}
     import yaml
 
     from common.papers.validation import _Loader

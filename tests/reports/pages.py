@@ -74,9 +74,7 @@ class Config:
     learning_rate: float = 0.00025
     target_period: int = 10_000
 """
-CURVE = (
-    "agent_steps,frames,updates,episodes,epsilon,eval_score,eval_episodes,train_score_100,loss,mean_max_q,learning_rate"
-)
+CURVE = "agent_steps,frames,updates,episodes,epsilon,eval_score,eval_episodes,train_score_100,loss,mean_max_q,learning_rate"
 
 
 def target_of(root: Path, task="pong", variant=None) -> Target:
@@ -127,7 +125,9 @@ def write_run(
     folder.mkdir(parents=True)
     rng = random.Random(seed)
     scores = [mean + spread * d for d in (-1, 1) * 15] if scores is None else scores
-    extra = [float(round(rng.gauss(mean, spread or 1))) for _ in range(extra_count)] if extra is None else extra
+    extra = (
+        [float(round(rng.gauss(mean, spread or 1))) for _ in range(extra_count)] if extra is None else extra
+    )
     steps = frames // 4
     run = {
         "paper": paper,
@@ -142,7 +142,12 @@ def write_run(
         "progress": {"agent_steps": steps, "frames": frames, "updates": steps // 4, "episodes": 260},
         "frames_per_agent_step": 4,
         "paper_frames": PAPER_FRAMES,
-        "result": {"best_score": mean, "best_agent_step": steps, "stopped": "length", "counts": {"target_copies": 3}},
+        "result": {
+            "best_score": mean,
+            "best_agent_step": steps,
+            "stopped": "length",
+            "counts": {"target_copies": 3},
+        },
         "provenance": {
             "commit": "1234abcd" * 5,
             "diff_sha256": None,
@@ -321,7 +326,9 @@ def film(frames: int, sides: tuple[int, int] = (16, 16), noise: int = 1) -> byte
         return path.read_bytes()
 
 
-def write_values(folder: Path, films: dict[str, tuple[int, list, list]], actions=("NOOP", "UP"), **changes) -> None:
+def write_values(
+    folder: Path, films: dict[str, tuple[int, list, list]], actions=("NOOP", "UP"), **changes
+) -> None:
     """`values.json` beside a run's evaluation: by film (episode, values, played)."""
     content = {
         "kind": "values",

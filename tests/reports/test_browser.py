@@ -35,7 +35,9 @@ from tests.reports.pages import (
 )
 from tests.reports.test_page import REFERENCE
 
-CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+CHROMIUM = next(
+    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None
+)
 LACKING = (
     "no Chromium was found (Debian, Ubuntu: apt install chromium)"
     if not CHROMIUM
@@ -44,7 +46,8 @@ LACKING = (
     else None
 )
 pytestmark = pytest.mark.skipif(
-    LACKING is not None and os.environ.get("BROWSER_TESTS") != "required", reason=f"tests in a real browser: {LACKING}"
+    LACKING is not None and os.environ.get("BROWSER_TESTS") != "required",
+    reason=f"tests in a real browser: {LACKING}",
 )
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 PATIENCE = 120_000  # milliseconds, on a busy machine
@@ -88,7 +91,10 @@ def site(tmp_path_factory) -> Path:
         patch.setattr(papers, "load_papers", lambda: loaded)
         index.render_index(root / "results", root / "reports" / "index.html")
         patch.undo()
-        write(root / "reports" / "toy_cartpole.html", build(target_of(root, "cartpole"), "own", root / "results")[0])
+        write(
+            root / "reports" / "toy_cartpole.html",
+            build(target_of(root, "cartpole"), "own", root / "results")[0],
+        )
     finally:
         os.chdir(before)
     return root / "reports"
@@ -118,7 +124,10 @@ def opened(browser, site):
         contexts.append(context)
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda message: said.append(message.text) if message.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(f"file://{site}/{name}")
@@ -134,7 +143,9 @@ def opened(browser, site):
 def legend(figure) -> dict[str, str]:
     rows = figure.locator(".u-legend .u-series").all()
     return {
-        row.locator(".u-label").inner_text(): row.locator(".u-value").text_content() for row in rows if row.is_visible()
+        row.locator(".u-label").inner_text(): row.locator(".u-value").text_content()
+        for row in rows
+        if row.is_visible()
     }
 
 
@@ -201,19 +212,32 @@ def test_action_values_follow_the_picture_that_is_shown(opened):
         assert [i for i in range(3) if "best" in rows.nth(i).get_attribute("class").split()] == [best]
         zero = rows.nth(0).locator(".zero").bounding_box()["x"]
         for i in range(3):  # a bar stands on the side of zero that its value has, and its length goes with it
-            box, cell = rows.nth(i).locator(".fill").bounding_box(), rows.nth(i).locator(".bar").bounding_box()
-            assert box["width"] == pytest.approx(abs(values[i]) / 6 * cell["width"], abs=1.5)  # the axis: -3 to 3
+            box, cell = (
+                rows.nth(i).locator(".fill").bounding_box(),
+                rows.nth(i).locator(".bar").bounding_box(),
+            )
+            assert box["width"] == pytest.approx(
+                abs(values[i]) / 6 * cell["width"], abs=1.5
+            )  # the axis: -3 to 3
             edge = box["x"] if values[i] >= 0 else box["x"] + box["width"]
             assert edge == pytest.approx(zero, abs=1.5)
-        cursor = figure.locator(".cursor").bounding_box()["x"] - figure.locator(".trace").first.bounding_box()["x"]
-        assert cursor == pytest.approx(figure.locator(".trace").first.bounding_box()["width"] * number / 59, abs=1.5)
+        cursor = (
+            figure.locator(".cursor").bounding_box()["x"] - figure.locator(".trace").first.bounding_box()["x"]
+        )
+        assert cursor == pytest.approx(
+            figure.locator(".trace").first.bounding_box()["width"] * number / 59, abs=1.5
+        )
     assert opened("toy_pong.html").locator("#own-hour figure[data-film]").count() == 0
 
 
 def test_charts_are_drawn_and_hover_zoom_and_hours_work(opened):
     page = opened("toy_pong.html")
     data = json.loads(page.locator("#data").text_content())
-    assert page.locator("#own-paper figure[data-chart].drawn canvas").count() == len(data["sections"][0]["charts"]) > 4
+    assert (
+        page.locator("#own-paper figure[data-chart].drawn canvas").count()
+        == len(data["sections"][0]["charts"])
+        > 4
+    )
     figure = page.locator("#own-paper figure[data-chart]").first
     painted = """canvas => { const d = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
                  let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n; }"""
@@ -313,11 +337,17 @@ def states(tmp_path_factory) -> Path:
             here = root / key
             folder = here / "replications" / "toy"
             folder.mkdir(parents=True)
-            for name, text in {"paper.yaml": PAPER_YAML, "published.csv": PUBLISHED_CSV, "train.py": TRAIN_PY}.items():
+            for name, text in {
+                "paper.yaml": PAPER_YAML,
+                "published.csv": PUBLISHED_CSV,
+                "train.py": TRAIN_PY,
+            }.items():
                 (folder / name).write_text(text)
             for seed, mean in enumerate(means, start=1):
                 odd = {"code_sha256": "beef" * 16} if key == "not_averaged" and seed == 2 else {}
-                write_run(here, size="paper", seed=seed, mean=mean, frames=PAPER_FRAMES, task=task, provenance=odd)
+                write_run(
+                    here, size="paper", seed=seed, mean=mean, frames=PAPER_FRAMES, task=task, provenance=odd
+                )
             if key in ("in_progress", "failed"):
                 state = "failed" if key == "failed" else "training"
                 write_progress(here, state=state, curve="\n".join(curve_rows(20_000, 0.0)) + "\n")
@@ -334,7 +364,9 @@ def test_every_verdict_and_state_has_a_page_that_is_whole(browser, states):
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     said: list[str] = []
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: said.append(str(error)))
     found = {}
     for key in (*STATES, "laptop"):
@@ -351,7 +383,9 @@ def test_every_verdict_and_state_has_a_page_that_is_whole(browser, states):
             "fits": page.evaluate("document.documentElement.scrollWidth") <= 375,
             "drawn": page.locator("figure[data-chart]").count()
             == page.locator("figure[data-chart].drawn canvas").count(),
-            "problems": [(v["id"], v["nodes"][0]["html"][:200], v["nodes"][0].get("failureSummary")) for v in problems],
+            "problems": [
+                (v["id"], v["nodes"][0]["html"][:200], v["nodes"][0].get("failureSummary")) for v in problems
+            ],
             "said": said[:],
         }
         said.clear()

@@ -133,4 +133,6 @@ def test_hostile_numbers_stay_on_the_page(toy, entries):
     write_run(toy, mean=-20.7, spread=0, extra=[])
     p = rendered(toy)
     assert "100,000" in p.words.replace("\u2212", "-")
-    assert not any(isinstance(v, float) and math.isnan(v) for page in p.data["pages"] for v in page["seed_scores"])
+    assert not any(
+        isinstance(v, float) and math.isnan(v) for page in p.data["pages"] for v in page["seed_scores"]
+    )

@@ -25,7 +25,9 @@ GOOD = {
 @pytest.fixture(autouse=True)
 def own_runs_only(monkeypatch):
     """Whatever is recorded in the repository stays out of these pages."""
-    monkeypatch.setattr(laptop, "roots", lambda target, results: {"own": results / "double_dqn" / "overestimation"})
+    monkeypatch.setattr(
+        laptop, "roots", lambda target, results: {"own": results / "double_dqn" / "overestimation"}
+    )
 
 
 def write_run(root, seed, size="paper", measures=GOOD, **changes):
@@ -48,7 +50,9 @@ def write_run(root, seed, size="paper", measures=GOOD, **changes):
 
 def page(tmp_path, **options):
     text = render(NAME, out=tmp_path / "page.html", results=tmp_path, **options).read_text()
-    return text, re.search(r'<html lang="en" data-verdict="(\w+)" data-source="(\w+)" data-size="(\w+)"', text).groups()
+    return text, re.search(
+        r'<html lang="en" data-verdict="(\w+)" data-source="(\w+)" data-size="(\w+)"', text
+    ).groups()
 
 
 def test_all_claims_hold(tmp_path):
@@ -106,7 +110,9 @@ def test_before_and_during_a_run(tmp_path):
     assert 'data-verdict="nothing_yet"' in text
     assert "--config budget=smoke" in text
     (nothing / "double_dqn" / "overestimation" / "paper" / "seed1" / "checkpoint").mkdir(parents=True)
-    assert 'data-verdict="in_progress"' in render(NAME, out=tmp_path / "page.html", results=nothing).read_text()
+    assert (
+        'data-verdict="in_progress"' in render(NAME, out=tmp_path / "page.html", results=nothing).read_text()
+    )
     for seed in (2, 3, 4):
         write_run(nothing, seed)
     text = render(NAME, out=tmp_path / "page.html", results=nothing).read_text()
@@ -209,7 +215,9 @@ def test_a_recorded_page_runs_one_seed_again(tmp_path, monkeypatch):
     assert head == ("not_reached" if "Fails" in text else "reached", "recorded", "smoke")
     assert "seed 1 was run again" in text
     assert f"All {len(measures)} measures came out exactly as recorded" in text
-    (folder / "measures.json").write_text(json.dumps(measures | {"single_largest": measures["single_largest"] * 2}))
+    (folder / "measures.json").write_text(
+        json.dumps(measures | {"single_largest": measures["single_largest"] * 2})
+    )
     assert (
         f"1 of {len(measures)} measures differ from the recorded ones, by 0.5000 of their value"
         in page(tmp_path, source="recorded")[0]
@@ -224,7 +232,9 @@ def test_a_measure_that_could_not_be_taken_leaves_its_claim_open(tmp_path):
     known = {"code_sha256": "c", "lock_sha256": "l"}
     for seed in (1, 2):
         write_run(tmp_path, seed)
-    write_run(tmp_path, 3, measures=taken, provenance=known | {"undecided": {"double_mean": "it has 2 cores"}})
+    write_run(
+        tmp_path, 3, measures=taken, provenance=known | {"undecided": {"double_mean": "it has 2 cores"}}
+    )
     text, head = page(tmp_path)
     assert head[0] == "undecided"
     assert "16 of 17 claims hold" in text

@@ -52,7 +52,9 @@ def test_probabilities_are_shares_of_one():
     assert "drawn with these probabilities" in explored(said)
 
 
-@pytest.mark.parametrize(("gap", "digits"), [(0.0, 2), (0.03, 3), (0.0004, 4), (0.7, 2), (3.0, 1), (250.0, 0)])
+@pytest.mark.parametrize(
+    ("gap", "digits"), [(0.0, 2), (0.03, 3), (0.0004, 4), (0.7, 2), (3.0, 1), (250.0, 0)]
+)
 def test_values_have_the_digits_that_tell_actions_apart(gap, digits):
     assert decimals(outlook(values=[[10.0, 10.0 + gap]] * 4)) == digits
     assert json.dumps(embedded(outlook(values=[[2.0, 2.0]] * 4)), allow_nan=False)
@@ -118,10 +120,19 @@ def test_values_of_another_evaluation_and_none_at_all_are_not_shown(toy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"films": {"median": {"episode": 3, "values": [[1, 2]], "played": [0, 1]}}}, "1 rows of values, 2 actions"),
+        (
+            {"films": {"median": {"episode": 3, "values": [[1, 2]], "played": [0, 1]}}},
+            "1 rows of values, 2 actions",
+        ),
         ({"films": {"median": {"episode": 3, "values": [[1]], "played": [0]}}}, "not 2 finite numbers"),
-        ({"films": {"median": {"episode": 3, "values": [[1, 1e999]], "played": [0]}}}, "not 2 finite numbers"),
-        ({"films": {"median": {"episode": 3, "values": [[1, 2]], "played": [2]}}}, "2 is none of the 2 actions"),
+        (
+            {"films": {"median": {"episode": 3, "values": [[1, 1e999]], "played": [0]}}},
+            "not 2 finite numbers",
+        ),
+        (
+            {"films": {"median": {"episode": 3, "values": [[1, 2]], "played": [2]}}},
+            "2 is none of the 2 actions",
+        ),
         ({"kind": "guesses"}, "at kind"),
         ({"actions": []}, "at actions"),
         ({"fps": 0}, "at fps"),
@@ -132,7 +143,8 @@ def test_damaged_values_are_named_with_their_fix(toy, change, message):
     path = folder / "values.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(
-        UserError, match=rf"seed1/values\.json: .*{message}.*python -m common\.runs\.evaluate .*results/toy/pong"
+        UserError,
+        match=rf"seed1/values\.json: .*{message}.*python -m common\.runs\.evaluate .*results/toy/pong",
     ):
         page(toy)
 
@@ -146,7 +158,9 @@ def test_what_values_take_on_the_page_is_known_before(toy):
     edit(folder / "evaluation.json", best_video={"episode": 1, "score": 19.5})
     without = page(toy)
     values, played = rng.normal(size=(675, 18)), rng.integers(18, size=675)
-    write_values(folder, {k: (e, values.tolist(), played.tolist()) for k, e in (("median", 3), ("best", 1))}, names)
+    write_values(
+        folder, {k: (e, values.tolist(), played.tolist()) for k, e in (("median", 3), ("best", 1))}, names
+    )
     p = page(toy)
     assert list(p.data["sections"][0]["films"]) == ["median", "best"]
     taken = len(p.raw.encode()) - len(without.raw.encode())

@@ -79,7 +79,9 @@ def test_verdict_at_the_papers_length(toy, means, key):
     p = page(toy)
     assert p.html["data-verdict"] == key
     assert p.data["sections"][0]["score"]["mean"] == pytest.approx(sum(means) / len(means))
-    assert p.data["sections"][0]["seed_scores"] == {str(i): pytest.approx(m) for i, m in enumerate(means, start=1)}
+    assert p.data["sections"][0]["seed_scores"] == {
+        str(i): pytest.approx(m) for i, m in enumerate(means, start=1)
+    }
 
 
 def test_score_is_rounded_to_its_interval(toy):
@@ -109,7 +111,9 @@ def test_not_testable_and_no_published(toy):
 
 def test_variant_without_a_published_row(toy):
     write_run(
-        toy, variant="slow", settings={"training_steps": 10_000, "learning_rate": 0.0001, "target_period": 10_000}
+        toy,
+        variant="slow",
+        settings={"training_steps": 10_000, "learning_rate": 0.0001, "target_period": 10_000},
     )
     p = page(toy, variant="slow")
     assert p.html["data-verdict"] == "no_published"
@@ -252,7 +256,11 @@ def test_recorded_page_replays_ten_episodes(toy, monkeypatch):
     write_run(toy, size="paper", seed=3, mean=18.8, frames=PAPER_FRAMES, recorded=True)
     monkeypatch.setattr(common.evaluation.protocol, "replay_recorded", replayed(10))
     p = page(toy, source="recorded")
-    assert (p.html["data-verdict"], p.html["data-source"], p.html["data-size"]) == ("replicated", "recorded", "paper")
+    assert (p.html["data-verdict"], p.html["data-source"], p.html["data-size"]) == (
+        "replicated",
+        "recorded",
+        "paper",
+    )
     assert "All 10 gave exactly the recorded score" in p.words
     assert "10 recorded episodes of seed 2" in p.words
     assert "--config source=recorded" in p.words
@@ -343,7 +351,9 @@ def test_what_a_repetition_leaves_out_is_said(toy):
     assert "git checkout" not in words
     # nothing from a file becomes a line, that is a command, of its own
     edit(folder / "run.json", provenance=provenance | {"commit": "a\nrm -rf b", "diff_sha256": "c\nrm -rf d"})
-    assert not any(line.startswith("rm") for line in page(toy).raw.split("Repeat exactly this")[1].splitlines())
+    assert not any(
+        line.startswith("rm") for line in page(toy).raw.split("Repeat exactly this")[1].splitlines()
+    )
 
 
 def test_fewer_episodes_than_the_protocol_are_said(toy):
@@ -387,19 +397,26 @@ def test_a_score_of_fewer_training_episodes_than_the_protocols_says_so(toy, scor
 
 def test_a_score_of_the_training_has_the_spread_of_its_training_episodes(toy):
     """Of its own 100 episodes, 19 +- 1, not of the games played after training, 0 +- 20."""
-    folder = write_run(toy, scores=[-20.0, 20.0] * 15, extra=[], protocol={"score": "last_100_episodes"}, video=film(9))
+    folder = write_run(
+        toy, scores=[-20.0, 20.0] * 15, extra=[], protocol={"score": "last_100_episodes"}, video=film(9)
+    )
     edit(folder / "evaluation.json", score=19.0, score_of={"kind": "last_100_episodes", "episodes": 100})
     rows = [f"{i},{i},{4 * i},{0 if i <= 150 else 18 + 2 * (i % 2)},9" for i in range(1, 251)]
     (folder / "episodes.csv").write_text("\n".join(["episode,agent_steps,frames,score,length", *rows]) + "\n")
     p = page(toy)
     values = [text for text in p.text if text.startswith("19.0")]
-    assert values == ["19.00 ± 1.01", "19.00"]  # the picture's and the table's, to the digits of 1.005 / sqrt(100)
+    assert values == [
+        "19.00 ± 1.01",
+        "19.00",
+    ]  # the picture's and the table's, to the digits of 1.005 / sqrt(100)
     assert "These games were played after training; the score is of the training itself." in p.words
     assert "the episodes of the score" not in p.words
     assert "Of the evaluation\u2019s games, seed 1" in p.words
     assert "after training, not in the score" in p.words
     # without them, or where they are not what the score was made of, there is no spread to tell
-    (folder / "episodes.csv").write_text("\n".join(["episode,agent_steps,frames,score,length", *rows[:-1]]) + "\n")
+    (folder / "episodes.csv").write_text(
+        "\n".join(["episode,agent_steps,frames,score,length", *rows[:-1]]) + "\n"
+    )
     assert not any(text.startswith("19") and "±" in text for text in page(toy).text)
     (folder / "episodes.csv").unlink()
     assert not any(text.startswith("19") and "±" in text for text in page(toy).text)
@@ -420,7 +437,9 @@ def test_the_mean_of_seeds_measured_at_places_of_their_own_is_linear_between_the
     assert (mean.low[1], mean.high[1]) == (pytest.approx(expected.low), pytest.approx(expected.high))
     hours = [(name, xs, ys, [x / 10 for x in xs]) for name, xs, ys in curves]
     assert series_of(hours)[3].hours == pytest.approx([0.2, 1.0, 2.0])
-    assert len(series_of([*curves[:2], ("seed 3", [2, 12, 24], [6.0, None, 72.0])])) == 3, "a gap is not bridged"
+    assert len(series_of([*curves[:2], ("seed 3", [2, 12, 24], [6.0, None, 72.0])])) == 3, (
+        "a gap is not bridged"
+    )
     assert len(series_of([("a", [0, 1], [0.0, 1.0]), ("b", [5, 6], [0.0, 1.0])])) == 2
 
 
@@ -440,7 +459,9 @@ def test_seeds_whose_scores_are_of_different_length_are_told_apart(toy):
         edit(folder / "evaluation.json", score_of={"kind": "last_100_episodes", "episodes": episodes})
     p = page(toy)
     assert "The score of seeds 2, 3 is the mean of the last 37 training episodes: fewer" in p.words
-    assert "of seed 1 the mean of the last 100 training episodes; of seed 2 the mean of the last 37" in p.words
+    assert (
+        "of seed 1 the mean of the last 100 training episodes; of seed 2 the mean of the last 37" in p.words
+    )
 
 
 def test_extra_episodes_tell_the_noise(toy):
@@ -454,7 +475,11 @@ def test_extra_episodes_tell_the_noise(toy):
 
 def test_curves_carry_the_published_line_and_the_mean(toy):
     for seed in (1, 2):
-        write_run(toy, seed=seed, curve=[CURVE, f"100,400,1,1,1,{seed},3,,,,", f"200,800,2,2,.5,{seed * 3},3,,0.5,,"])
+        write_run(
+            toy,
+            seed=seed,
+            curve=[CURVE, f"100,400,1,1,1,{seed},3,,,,", f"200,800,2,2,.5,{seed * 3},3,,0.5,,"],
+        )
     p = page(toy)
     charts = {c["title"]: c for c in p.data["sections"][0]["charts"]}
     main = charts["Evaluation score during training"]
@@ -471,11 +496,16 @@ def test_curves_carry_the_published_line_and_the_mean(toy):
 
 def test_three_seeds_have_a_band(toy):
     for seed in (1, 2, 3):
-        write_run(toy, seed=seed, curve=[CURVE, f"100,400,1,1,1,{seed},3,,,,", f"200,800,2,2,.5,{seed * 3},3,,,,"])
+        write_run(
+            toy, seed=seed, curve=[CURVE, f"100,400,1,1,1,{seed},3,,,,", f"200,800,2,2,.5,{seed * 3},3,,,,"]
+        )
     mean = page(toy).data["sections"][0]["charts"][0]["series"][3]
     assert (mean["css"], mean["x"], mean["y"], mean["band"]) == ("mean", [400, 800], [2, 6], "95 % interval")
     expected = seed_interval([3.0, 6.0, 9.0])
-    assert (mean["lo"][1], mean["hi"][1]) == (pytest.approx(expected.low, 1e-4), pytest.approx(expected.high, 1e-4))
+    assert (mean["lo"][1], mean["hi"][1]) == (
+        pytest.approx(expected.low, 1e-4),
+        pytest.approx(expected.high, 1e-4),
+    )
     # a seed that is still running is in no average
     write_progress(toy, seed=4, curve="\n".join([CURVE, "100,400,1,1,1,99,3,,,,"]) + "\n")
     assert page(toy).data["sections"][0]["charts"][0]["series"][4]["y"] == [2, 6]
@@ -515,13 +545,18 @@ def test_reference_curve_is_named_as_what_it_is(toy):
     hour, smoke = (s["charts"][0] for s in p.data["sections"])
     reference = hour["series"][-1]
     assert reference["name"] == "Dopamine's DQN, another protocol"
-    assert (reference["x"], reference["y"]) == ([1_000_000, 2_000_000], [-20, -10])  # as far as the run, and the next
+    assert (reference["x"], reference["y"]) == (
+        [1_000_000, 2_000_000],
+        [-20, -10],
+    )  # as far as the run, and the next
     assert (reference["lo"], reference["hi"], reference["band"]) == ([-21, -13], [-19, -7], "± sd")
     assert [s["css"] for s in smoke["series"]] == ["s1"], "nothing to compare a smoke run with"
     assert p.words.count("the verdict does not use it") == 1
     reference = reference_of(toy / "replications/toy", "pong")
     assert reference.at(1_500_000) == (-15, 2)
-    assert reference.course(1_500_000, -14).startswith("on the reference course: \u221214.0 beside \u221215.0 ± 2.0")
+    assert reference.course(1_500_000, -14).startswith(
+        "on the reference course: \u221214.0 beside \u221215.0 ± 2.0"
+    )
     assert reference.course(1_500_000, -12.9).startswith("above")
     assert reference.course(1_500_000, -17.1).startswith("below")
     assert "it starts at 1 million frames" in reference.course(500_000, 0)
@@ -535,15 +570,14 @@ def test_shipped_reference_curves_are_read_for_every_game_of_the_paper():
     paper = papers.load_paper("dqn")
     games = [task.game for task in paper.tasks.values() if task.kind == "atari"]
     assert all(
-        [p[0] / 1e6 for p in reference_of(paper.folder, g).points] == [1, 2, 5, 10, 20, 50, 100, 199] for g in games
+        [p[0] / 1e6 for p in reference_of(paper.folder, g).points] == [1, 2, 5, 10, 20, 50, 100, 199]
+        for g in games
     )
     assert reference_of(paper.folder, "pong").at(1_000_000) == (-20.35, 0.14)
 
 
 def test_columns_of_another_paper_and_a_run_without_evaluation_phases(toy):
-    head = (
-        "agent_steps,frames,updates,episodes,eval_score,eval_episodes,train_score_100,entropy,clip_fraction,odd_thing"
-    )
+    head = "agent_steps,frames,updates,episodes,eval_score,eval_episodes,train_score_100,entropy,clip_fraction,odd_thing"
     curve = [head, "100,400,1,1,,0,-20.5,1.7,0.1,3", "200,800,2,2,,0,-19.5,1.6,0.2,4"]
     write_run(toy, curve=curve, protocol={"score": "last_100_episodes"})
     p = page(toy)
@@ -573,7 +607,9 @@ def test_what_else_the_paper_printed_is_marked_where_it_cannot_be_compared(toy):
 
 def test_value_estimates_stand_beside_what_they_estimate(toy):
     folder = write_run(toy, scores=[18.0, 20.0], extra=[])
-    assert [c["lines"] for c in page(toy).data["sections"][0]["charts"] if c["title"].startswith("Value")] == [[]]
+    assert [
+        c["lines"] for c in page(toy).data["sections"][0]["charts"] if c["title"].startswith("Value")
+    ] == [[]]
     episodes = [{"score": 18.0, "discounted_return": 1.5}, {"score": 20.0, "discounted_return": 2.0}]
     edit(folder / "evaluation.json", episodes=episodes)
     (lines,) = [c["lines"] for c in page(toy).data["sections"][0]["charts"] if c["title"].startswith("Value")]
@@ -582,7 +618,10 @@ def test_value_estimates_stand_beside_what_they_estimate(toy):
 
 @pytest.mark.parametrize(
     ("given", "link"),
-    [("arxiv: '1707.06347'", "https://arxiv.org/abs/1707.06347"), ("url: https://a.example/b", "https://a.example/b")],
+    [
+        ("arxiv: '1707.06347'", "https://arxiv.org/abs/1707.06347"),
+        ("url: https://a.example/b", "https://a.example/b"),
+    ],
 )
 def test_papers_without_a_doi(toy, given, link):
     path = toy / "replications/toy/paper.yaml"
@@ -613,7 +652,9 @@ def test_names_and_values_are_escaped(toy):
     csv_text = PUBLISHED_CSV.replace(",p,Table 2", ",p<b>&,Table 2")
     (toy / "replications/toy/published.csv").write_text(csv_text)
     text = (toy / "replications/toy/paper.yaml").read_text()
-    (toy / "replications/toy/paper.yaml").write_text(text.replace("title: A toy that learns", f"title: '{evil}'"))
+    (toy / "replications/toy/paper.yaml").write_text(
+        text.replace("title: A toy that learns", f"title: '{evil}'")
+    )
     p = page(toy)
     assert sum(tag == "script" for tag, _ in p.tags) == 3
     assert not any(tag == "img" for tag, _ in p.tags)
@@ -631,7 +672,9 @@ def test_script_json_cannot_close_its_element():
 
 
 def test_nan_in_a_curve_is_a_gap_and_said(toy):
-    write_run(toy, curve=[CURVE, "1,4,1,1,1,1.0,3,,nan,,", "2,8,1,1,1,inf,3,,0.5,,", "3,12,1,1,1,2.0,3,,0.25,,"])
+    write_run(
+        toy, curve=[CURVE, "1,4,1,1,1,1.0,3,,nan,,", "2,8,1,1,1,inf,3,,0.5,,", "3,12,1,1,1,2.0,3,,0.25,,"]
+    )
     p = page(toy)
     assert "2 values in the curves: not a finite number" in p.words
     assert p.data["sections"][0]["charts"][0]["series"][0] == {
@@ -691,8 +734,14 @@ def test_a_long_curve_is_thinned_without_losing_its_peak():
             lambda f: (f / "run.json").write_text('{"paper": "toy", '),
             r"run\.json: not valid JSON .*delete the folder .*seed1 and run",
         ),
-        (lambda f: (f / "run.json").write_text("[]"), r"run\.json: at top level: \[\] is not of type 'object'"),
-        (lambda f: edit(f / "run.json", progress=None), r"run\.json: at top level: 'progress' is a required property"),
+        (
+            lambda f: (f / "run.json").write_text("[]"),
+            r"run\.json: at top level: \[\] is not of type 'object'",
+        ),
+        (
+            lambda f: edit(f / "run.json", progress=None),
+            r"run\.json: at top level: 'progress' is a required property",
+        ),
         (
             lambda f: edit(f / "run.json", progress={"agent_steps": "many", "frames": 1}),
             r"at progress\.agent_steps: 'many' is not",
@@ -700,23 +749,41 @@ def test_a_long_curve_is_thinned_without_losing_its_peak():
         (lambda f: edit(f / "run.json", seed=2), r"run\.json: at seed: 2, but its folder says 1"),
         (lambda f: edit(f / "run.json", task="breakout"), r"at task: 'breakout', but its folder says 'pong'"),
         (lambda f: (f / "run.json").write_bytes(b"\xff\xfe"), r"run\.json: not valid JSON"),
-        (lambda f: (f / "run.json").unlink(), r"run\.json: the file is missing, though other results are there"),
+        (
+            lambda f: (f / "run.json").unlink(),
+            r"run\.json: the file is missing, though other results are there",
+        ),
         (lambda f: (f / "curve.csv").unlink(), r"curve\.csv: the file is missing"),
         (lambda f: (f / "curve.csv").write_text(""), r"curve\.csv: the file is empty"),
-        (lambda f: (f / "curve.csv").write_text("a,b\n1,2\n"), r"curve\.csv: line 1 has no column 'agent_steps'"),
-        (lambda f: (f / "curve.csv").write_text(CURVE + "\n1,2,3\n"), r"curve\.csv: line 2 has 3 cells, the header 11"),
-        (lambda f: (f / "curve.csv").write_text("agent_steps,frames\n1,x\n"), r"line 2: frames is 'x', not a number"),
+        (
+            lambda f: (f / "curve.csv").write_text("a,b\n1,2\n"),
+            r"curve\.csv: line 1 has no column 'agent_steps'",
+        ),
+        (
+            lambda f: (f / "curve.csv").write_text(CURVE + "\n1,2,3\n"),
+            r"curve\.csv: line 2 has 3 cells, the header 11",
+        ),
+        (
+            lambda f: (f / "curve.csv").write_text("agent_steps,frames\n1,x\n"),
+            r"line 2: frames is 'x', not a number",
+        ),
         (
             lambda f: (f / "evaluation.json").write_text("{"),
             r"evaluation\.json: not valid JSON.*python -m common\.runs\.evaluate",
         ),
         (lambda f: edit(f / "evaluation.json", episodes=[]), r"evaluation\.json: at episodes"),
-        (lambda f: edit(f / "evaluation.json", score=3.0), r"score 3\.0 is not the mean of its 30 episodes, 18"),
+        (
+            lambda f: edit(f / "evaluation.json", score=3.0),
+            r"score 3\.0 is not the mean of its 30 episodes, 18",
+        ),
         (
             lambda f: edit(f / "evaluation.json", score=math.nan),
             r"evaluation\.json: at score: nan is not a finite number",
         ),
-        (lambda f: edit(f / "evaluation.json", episodes=[{"score": math.inf}]), r"at episodes\.0\.score: inf"),
+        (
+            lambda f: edit(f / "evaluation.json", episodes=[{"score": math.inf}]),
+            r"at episodes\.0\.score: inf",
+        ),
     ],
 )
 def test_damaged_files_are_named_with_their_fix(toy, damage, message):
@@ -745,7 +812,9 @@ def videos(p: Reader) -> list[bytes]:
 def test_excerpts_of_the_median_and_the_best_episode(toy):
     folder = write_run(toy, video=film(15 * 50))
     (folder / "best.mp4").write_bytes(film(30))
-    assert len(videos(page(toy))) == 1, "a best.mp4 that the evaluation does not speak of is left over from another"
+    assert len(videos(page(toy))) == 1, (
+        "a best.mp4 that the evaluation does not speak of is left over from another"
+    )
     lengths = {1: 30, 3: 15 * 50}  # agent steps; one picture each
     episodes = [{"score": 16.5 + 3 * (i % 2), "length": lengths.get(i, 99)} for i in range(30)]
     edit(folder / "evaluation.json", best_video={"episode": 1, "score": 19.5}, episodes=episodes)
@@ -753,7 +822,10 @@ def test_excerpts_of_the_median_and_the_best_episode(toy):
     for content, frames in zip(videos(p), (15 * 45, 30), strict=True):
         (toy / "seen.mp4").write_bytes(content)
         assert frame_count(toy / "seen.mp4") == frames
-    assert "Median episode: score 16.5. Of the protocol\u2019s episodes, seed 1; its first 45 s of 50 s." in p.words
+    assert (
+        "Median episode: score 16.5. Of the protocol\u2019s episodes, seed 1; its first 45 s of 50 s."
+        in p.words
+    )
     assert "Best episode: score 19.5. Of the protocol\u2019s episodes, seed 1." in p.words
     assert frame_count(folder / "episode.mp4") == 15 * 50  # the whole one stays where it is
     # a recorded video is cut already: the page tells how long the episode was
@@ -836,7 +908,13 @@ def test_words_for_values():
     assert [plain_value(v) for v in (1_000_000, 0.00025, True, None, 1.0, "nature")] == [
         "1,000,000", "0.00025", "yes", "\u2013", "1", "nature",
     ]  # fmt: skip
-    assert [duration(v) for v in (12.3, 3000, 7200, 259_200, None)] == ["12 s", "50 min", "2.0 h", "3.0 days", "\u2013"]
+    assert [duration(v) for v in (12.3, 3000, 7200, 259_200, None)] == [
+        "12 s",
+        "50 min",
+        "2.0 h",
+        "3.0 days",
+        "\u2013",
+    ]
 
 
 def test_curve_reader_counts_what_is_not_finite(tmp_path):

@@ -26,7 +26,9 @@ def now(seconds_ago: float = 0) -> str:
 
 def test_course_and_time_left(toy, capsys):
     (toy / "replications/toy/reference_curves.csv").write_text(REFERENCE)
-    write_run(toy, size="paper", frames=4_000_000)  # a finished, longer one: what is watched is the running one
+    write_run(
+        toy, size="paper", frames=4_000_000
+    )  # a finished, longer one: what is watched is the running one
     folder = write_progress(toy, curve="\n".join([CURVE, "375000,1500000,1,9,1,-3,5,-14,,,"]) + "\n")
     status(folder, updated=now(), agent_steps=400_000, training_steps=500_000, steps_per_second=100.0)
     watch.watch(target_of(toy), toy / "results", toy / "page.html", once=True)
@@ -45,7 +47,10 @@ def test_a_silent_training_is_said_to_be_silent(toy, capsys):
     status(folder, updated=now(7200))
     watch.watch(target_of(toy), toy / "results", toy / "page.html", once=True)
     assert "no sign of life for 2.0 h" in capsys.readouterr().out
-    assert "about" not in Reader((toy / "page.html").read_text()).words.split("No sign of life")[0].split("How far")[1]
+    assert (
+        "about"
+        not in Reader((toy / "page.html").read_text()).words.split("No sign of life")[0].split("How far")[1]
+    )
 
 
 def test_before_the_first_evaluation_phase_the_training_scores_are_drawn(toy):

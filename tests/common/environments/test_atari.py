@@ -206,7 +206,9 @@ def test_dqn_2013_takes_the_last_frame_alone_and_crops():
     """Against the bare emulator: the resize to 110 x 84 of the fourth frame, its rows 18 to 101, no maximum of two."""
     envs = AtariEnvs("space_invaders", 1, seed=3, frame_skip=3, noop_max=0, preprocessing="dqn_2013")
     obs = envs.reset()
-    bare = gymnasium.make("ALE/SpaceInvaders-v5", frameskip=1, repeat_action_probability=0.0, full_action_space=False)
+    bare = gymnasium.make(
+        "ALE/SpaceInvaders-v5", frameskip=1, repeat_action_probability=0.0, full_action_space=False
+    )
     screen, _ = bare.reset(seed=3)
     rng, differs = np.random.default_rng(0), 0
     for _ in range(150):
@@ -223,7 +225,9 @@ def test_dqn_2013_takes_the_last_frame_alone_and_crops():
 @pytest.mark.parametrize("preprocessing", sorted(PREPROCESSING))
 def test_a_filmed_game_is_the_same_game(preprocessing):
     """Frames, rewards and lives over several games of Seaquest, which flickers; and the film shows that game."""
-    plain, filmed = (AtariEnvs("seaquest", 2, seed=1, preprocessing=preprocessing, keep_rgb=k) for k in (False, True))
+    plain, filmed = (
+        AtariEnvs("seaquest", 2, seed=1, preprocessing=preprocessing, keep_rgb=k) for k in (False, True)
+    )
     rng, games = np.random.default_rng(0), 0
     assert (plain.reset() == filmed.reset()).all()
     for _ in range(700):
@@ -233,7 +237,10 @@ def test_a_filmed_game_is_the_same_game(preprocessing):
         assert (one.rewards == two.rewards).all()
         assert (one.life_lost == two.life_lost).all()
         gray = np.stack([area_frame(filmed.screen(env)) for env in range(2)]).astype(int)
-        if preprocessing in ("ale", "area"):  # the maximum of gray is not the gray of the maximum, but near it
+        if preprocessing in (
+            "ale",
+            "area",
+        ):  # the maximum of gray is not the gray of the maximum, but near it
             assert np.abs(gray - one.obs).mean() < 1
         if one.done.any():
             games += 1

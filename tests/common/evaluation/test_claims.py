@@ -63,4 +63,6 @@ def test_fewer_seeds_or_a_smaller_size_speak_of_the_run_only():
     assert decide_claims([HOLDS], full=False).key == "reached"
     assert "the paper's size" in decide_claims([HOLDS], full=False).notes[-1]
     assert decide_claims([HOLDS, OPEN], full=False).key == "not_reached"
-    assert decide_claims([HOLDS, claim(0, at_least=1)], full=True).key == "not_reached"  # the fewest seeds count
+    assert (
+        decide_claims([HOLDS, claim(0, at_least=1)], full=True).key == "not_reached"
+    )  # the fewest seeds count

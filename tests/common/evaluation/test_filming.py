@@ -38,7 +38,14 @@ def test_what_a_network_returns_is_told_apart():
         kind, table = preferences(heads, 2)
         assert kind == "probabilities"
         assert table == pytest.approx(np.array([[0.25, 0.75], [0.5, 0.5]]))
-    for other in (Heads(LOGITS, torch.zeros(2), torch.zeros(2)), LOGITS[:, :1], LOGITS[0], None, (LOGITS,), ()):
+    for other in (
+        Heads(LOGITS, torch.zeros(2), torch.zeros(2)),
+        LOGITS[:, :1],
+        LOGITS[0],
+        None,
+        (LOGITS,),
+        (),
+    ):
         assert preferences(other, 2)[0] is None
 
 
@@ -104,7 +111,13 @@ def test_only_what_a_page_plays_is_kept_and_rounded(tmp_path):
     write_values(tmp_path, ["NOOP", "FIRE"], {"median": (4, outlook), "best": (2, Outlook())}, "ab")
     content = json.loads((tmp_path / FILE).read_text())
     entry = content["films"].pop("median")
-    assert content == {"kind": "values", "fps": 15, "actions": ["NOOP", "FIRE"], "weights_sha256": "ab", "films": {}}
+    assert content == {
+        "kind": "values",
+        "fps": 15,
+        "actions": ["NOOP", "FIRE"],
+        "weights_sha256": "ab",
+        "films": {},
+    }
     assert (entry["episode"], len(entry["values"]), len(entry["played"])) == (4, 675, 675)
     assert entry["values"][1] == [0.1429, -1e-7]
     assert entry["played"][:3] == [0, 1, 0]
@@ -116,7 +129,11 @@ def test_actions_have_the_emulators_names():
     task = SimpleNamespace(kind="atari", game="pong")
     assert action_names(task, 6) == ["NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE"]
     assert action_names(SimpleNamespace(kind="gym", env_id="CartPole-v1"), 2) == ["push left", "push right"]
-    assert action_names(SimpleNamespace(kind="gym", env_id="Other-v0"), 3) == ["action 0", "action 1", "action 2"]
+    assert action_names(SimpleNamespace(kind="gym", env_id="Other-v0"), 3) == [
+        "action 0",
+        "action 1",
+        "action 2",
+    ]
 
 
 # --- how many episodes a score is made of ---
@@ -129,7 +146,9 @@ def test_a_score_says_of_how_many_episodes_it_is(tmp_path, capsys):
     def score(kind: str, ended: int | None = None, run: dict = run):
         if ended is not None:
             rows = [f"{i},{i},{i},{i},1" for i in range(1, ended + 1)]
-            (tmp_path / "episodes.csv").write_text("\n".join(["episode,agent_steps,frames,score,length", *rows]) + "\n")
+            (tmp_path / "episodes.csv").write_text(
+                "\n".join(["episode,agent_steps,frames,score,length", *rows]) + "\n"
+            )
         return seed_score(kind, run, played, tmp_path)
 
     assert score("evaluation_mean") == (4.0, "evaluation_mean", 2)
@@ -148,8 +167,16 @@ def test_a_score_says_of_how_many_episodes_it_is(tmp_path, capsys):
 def anew(folder: Path, score: float = 10.0, **changes) -> dict:
     """Stands in for the evaluation of today's code: the same episodes with more in them, and films."""
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    episodes = [{"seed": 5 + i, "score": score - 1 + 2 * i, "length": 9, "discounted_return": 1.5} for i in (0, 1)]
-    result = {"score": score, "episodes": episodes, "extra_episodes": [], "weights_sha256": digest, "protocol": {}}
+    episodes = [
+        {"seed": 5 + i, "score": score - 1 + 2 * i, "length": 9, "discounted_return": 1.5} for i in (0, 1)
+    ]
+    result = {
+        "score": score,
+        "episodes": episodes,
+        "extra_episodes": [],
+        "weights_sha256": digest,
+        "protocol": {},
+    }
     result |= changes
     (folder / "evaluation.json").write_text(json.dumps(result))
     (folder / "episode.mp4").write_bytes(film(15 * 50))
@@ -168,7 +195,9 @@ def test_recorded_runs_are_filmed_anew_only_if_every_episode_comes_out_the_same(
     before = files()
     other = [{"seed": 5, "score": 9.0, "length": 9}, {"seed": 6, "score": 11.0, "length": 8}]
     for changes in ({"episodes": other}, {"score": 10.5}, {"extra_episodes": other}):
-        monkeypatch.setattr(final_evaluation, "evaluate_run", lambda f, d, changes=changes: anew(f, **changes))
+        monkeypatch.setattr(
+            final_evaluation, "evaluate_run", lambda f, d, changes=changes: anew(f, **changes)
+        )
         with pytest.raises(UserError, match="nothing was changed"):
             recording.refilm(folder)
         assert files() == before
@@ -178,7 +207,11 @@ def test_recorded_runs_are_filmed_anew_only_if_every_episode_comes_out_the_same(
         recording.refilm(folder)
     after = files()
     assert set(after) - set(before) == {"best.mp4", FILE}
-    assert {name for name in before if before[name] != after[name]} == {"evaluation.json", "episode.mp4", "run.json"}
+    assert {name for name in before if before[name] != after[name]} == {
+        "evaluation.json",
+        "episode.mp4",
+        "run.json",
+    }
     assert frame_count(folder / "episode.mp4") == 45 * 15
     assert json.loads(after["evaluation.json"])["episodes"][0]["discounted_return"] == 1.5
     notes = json.loads(after["run.json"])["provenance"]["notes"]

@@ -36,7 +36,9 @@ def lean(states: np.ndarray, rngs: list) -> np.ndarray:
 def test_a_phase_drops_the_last_partial_episode():
     def scores(steps: int) -> np.ndarray:
         envs = GymEnvs("CartPole-v1", 1, seed=3)
-        return play_steps(lambda s, r: np.zeros(len(s), np.int64), envs, 1, steps, 0.0, np.random.default_rng(0))
+        return play_steps(
+            lambda s, r: np.zeros(len(s), np.int64), envs, 1, steps, 0.0, np.random.default_rng(0)
+        )
 
     all_left = scores(60)
     assert all(7 <= s <= 12 for s in all_left)
@@ -87,7 +89,9 @@ def test_discounted_returns_are_those_of_every_state_averaged():
 
     for clip, lives_end in ((1.0, True), (1.0, False), (1e9, True)):
         expected = [defined(i, 0.9, clip, lives_end) for i in range(2)]
-        assert measured(discount=0.9, reward_clip=clip, life_loss_terminal=lives_end) == pytest.approx(expected)
+        assert measured(discount=0.9, reward_clip=clip, life_loss_terminal=lives_end) == pytest.approx(
+            expected
+        )
     assert measured(discount=0.9, life_loss_terminal=True) == pytest.approx(expected)
     assert measured(reward_clip=1.0) == [None, None]
 
@@ -154,13 +158,18 @@ def test_action_values_of_the_filmed_episodes_are_kept(finished):
         states = torch.zeros(1, agent.config.stack, 4)
         states[0, -1] = torch.from_numpy(first[0])
         assert film["values"][0] == pytest.approx(q(states)[0].tolist(), rel=1e-3)
-        for row, played in zip(film["values"], film["played"], strict=True):  # epsilon is 0: the best, up to rounding
+        for row, played in zip(
+            film["values"], film["played"], strict=True
+        ):  # epsilon is 0: the best, up to rounding
             assert row[played] == pytest.approx(max(row), rel=1e-3)
 
 
 def test_which_episodes_are_filmed():
     assert evaluation.episodes_to_film([3.0, 1.0, 2.0]) == (2, 0)
-    assert evaluation.episodes_to_film([5.0, 5.0, 5.0]) == (1, None)  # the best is no better: one video says it all
+    assert evaluation.episodes_to_film([5.0, 5.0, 5.0]) == (
+        1,
+        None,
+    )  # the best is no better: one video says it all
     assert evaluation.episodes_to_film([-21.0, -20.0]) == (0, 1)
 
 

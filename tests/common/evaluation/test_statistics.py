@@ -88,7 +88,13 @@ def test_ratio_edges():
 @pytest.mark.parametrize(
     ("seeds", "sd_ours", "sd_paper", "expected"),
     # measured at 3,000 repetitions: never under 95 %; over it where two quantiles of small samples meet
-    [(3, 1.0, 1.3, 0.966), (5, 1.0, 1.3, 0.963), (10, 1.0, 1.3, 0.965), (3, 0.3, 1.3, 0.981), (5, 1.0, 15.0, 0.955)],
+    [
+        (3, 1.0, 1.3, 0.966),
+        (5, 1.0, 1.3, 0.963),
+        (10, 1.0, 1.3, 0.965),
+        (3, 0.3, 1.3, 0.981),
+        (5, 1.0, 15.0, 0.955),
+    ],
 )
 def test_ratio_interval_covers_95_percent(seeds, sd_ours, sd_paper, expected):
     """Ours: `seeds` runs around 18; the paper's: 30 episodes around 18.9; random play -20.7, as in Pong."""
@@ -134,12 +140,16 @@ def frozen_scores(runs, games, seed):
 def test_interquartile_mean_is_rliables(shape, seed, iqm, interval):
     x = frozen_scores(*shape, seed)
     assert interquartile_mean(x) == pytest.approx(iqm, abs=1e-7)
-    assert interquartile_mean_interval(x, repetitions=5000) == pytest.approx(interval, abs=0.008)  # Monte Carlo noise
+    assert interquartile_mean_interval(x, repetitions=5000) == pytest.approx(
+        interval, abs=0.008
+    )  # Monte Carlo noise
 
 
 def test_interquartile_mean_interval_is_frozen_and_stratified():
     x = frozen_scores(5, 20, 1)
-    assert interquartile_mean_interval(x) == pytest.approx((0.7471555663815532, 0.9316349913606209), abs=1e-12)
+    assert interquartile_mean_interval(x) == pytest.approx(
+        (0.7471555663815532, 0.9316349913606209), abs=1e-12
+    )
     # equal runs within each game: resampling within games moves nothing, however different the games are
     assert interquartile_mean_interval(np.tile(np.arange(8.0), (4, 1))) == (3.5, 3.5)
     assert interquartile_mean(np.array([[1.0, 2.0, 3.0, 100.0]])) == 2.5
@@ -157,7 +167,12 @@ def test_rounding_to_what_the_interval_allows():
     assert [decimals_for(u) for u in (None, 0.0, math.nan, 1.94, 1.96, 99.0)] == [1, 1, 1, 1, 0, -1]
     assert format_number(-0.04) == "0.0"
     assert format_number(123456.0, 0) == "123,456"
-    assert [format_number(v) for v in (None, math.nan, math.inf, -math.inf)] == ["\u2013", "\u2013", "∞", "\u2212∞"]
+    assert [format_number(v) for v in (None, math.nan, math.inf, -math.inf)] == [
+        "\u2013",
+        "\u2013",
+        "∞",
+        "\u2212∞",
+    ]
 
 
 def test_percent():
@@ -171,7 +186,10 @@ def test_median_over_games_and_its_interval():
     scores = np.array([[0.0, 10.0, 5.0], [2.0, 30.0, 5.0]])  # 2 runs x 3 games: means 1, 20, 5
     assert median_over_games(scores) == 5.0
     assert median_over_games_interval(scores) == (5.0, 5.0)  # the median game never varies
-    assert median_over_games_interval(scores[:, :1]) == (0.0, 2.0)  # one game: drawn runs are (0, 0) to (2, 2)
+    assert median_over_games_interval(scores[:, :1]) == (
+        0.0,
+        2.0,
+    )  # one game: drawn runs are (0, 0) to (2, 2)
     rng = np.random.default_rng(3)
     many = rng.normal(1.0, 0.5, (5, 11))
     low, high = median_over_games_interval(many)

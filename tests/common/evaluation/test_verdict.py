@@ -10,7 +10,9 @@ FULL = 200_000_000
 def judge(scores, published=100.0, *, stdev=None, n=None, random=0.0, human=200.0, frames=FULL, **more):
     row = None if published is None else Published(published, stdev, n)
     lengths = [frames] * len(scores) if isinstance(frames, int) else frames
-    return decide(scores, published=row, random=random, human=human, frames=lengths, paper_frames=FULL, **more)
+    return decide(
+        scores, published=row, random=random, human=human, frames=lengths, paper_frames=FULL, **more
+    )
 
 
 def test_three_equal_seeds_at_the_line():
@@ -86,14 +88,20 @@ def test_not_testable_by_the_published_error():
     # standard error 30 / sqrt(9) = 10; twice that is 20
     assert judge([100.0] * 3, published=20.0, stdev=30.0, n=9).key == "not_testable"
     assert judge([100.0] * 3, published=20.1, stdev=30.0, n=9).key != "not_testable"
-    assert judge([100.0] * 3, published=20.0, stdev=30.0).key == "replicated"  # n unknown: no error to compare with
+    assert (
+        judge([100.0] * 3, published=20.0, stdev=30.0).key == "replicated"
+    )  # n unknown: no error to compare with
     assert judge([5.0]).score.mean == 5.0
     assert judge([0.0], published=0.0).score.mean == 0.0  # the score is still shown
 
 
 def test_no_published_counts_our_own_bar():
     verdict = decide(
-        [475.0, 500.0, 474.9, 500.0, 500.0], published=None, random=None, bar=475, published_reason="not in the paper."
+        [475.0, 500.0, 474.9, 500.0, 500.0],
+        published=None,
+        random=None,
+        bar=475,
+        published_reason="not in the paper.",
     )
     assert (verdict.key, verdict.bar_reached, verdict.g) == ("no_published", (4, 5), None)
     assert "475, was reached by 4 of 5 seeds" in verdict.sentence

@@ -21,7 +21,9 @@ def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def filled(steps: int = 60, num_envs: int = 1, n_step: int | None = None, **options) -> Replay:
-    replay = Replay(options.pop("capacity", 200 * num_envs), (1,), num_envs=num_envs, stack=4, n_step=n_step, **options)
+    replay = Replay(
+        options.pop("capacity", 200 * num_envs), (1,), num_envs=num_envs, stack=4, n_step=n_step, **options
+    )
     replay.start(np.zeros((num_envs, 1), np.uint8))
     for _ in range(steps):
         step(replay)
@@ -66,7 +68,12 @@ def test_the_ends_of_the_range_hit_leaves_with_mass():
     tree = SumTree(1000)
     tree.set(np.array([3, 500, 777]), np.array([1e-300, 1.0, 1e-9]))
     total = tree.total
-    assert tree.find(np.array([0.0, 1e-300, total, np.nextafter(total, np.inf)])).tolist() == [3, 500, 777, 777]
+    assert tree.find(np.array([0.0, 1e-300, total, np.nextafter(total, np.inf)])).tolist() == [
+        3,
+        500,
+        777,
+        777,
+    ]
 
 
 def test_no_drift_after_many_updates():
@@ -96,7 +103,9 @@ def test_proportional_probabilities():
         leaves, probabilities = order.draw(np.random.default_rng(0), 40_000)
         expected = np.arange(1, 5) ** exponent / (np.arange(1, 5) ** exponent).sum()
         np.testing.assert_allclose(probabilities, expected[leaves], rtol=1e-12)
-        assert np.abs(np.bincount(leaves, minlength=4) / 40_000 - expected).max() < 1e-4  # strata: nearly exact
+        assert (
+            np.abs(np.bincount(leaves, minlength=4) / 40_000 - expected).max() < 1e-4
+        )  # strata: nearly exact
 
 
 def test_rank_probabilities():
@@ -236,7 +245,9 @@ def test_mass_lies_exactly_on_what_may_be_sampled(script, kind, num_envs, window
         who = np.arange(num_envs) == k % num_envs
         for _ in range({"draw": 0, "lap": 3 * window + 7}.get(event, 1)):
             terminal = who & (event in ("life", "over"))
-            replay.add(np.zeros(num_envs, int), np.zeros(num_envs), terminal, np.zeros((num_envs, 1), np.uint8))
+            replay.add(
+                np.zeros(num_envs, int), np.zeros(num_envs), terminal, np.zeros((num_envs, 1), np.uint8)
+            )
             if event in ("over", "cap"):
                 replay.start(np.zeros((num_envs, 1), np.uint8), who)
         if event != "draw":
@@ -247,14 +258,20 @@ def test_mass_lies_exactly_on_what_may_be_sampled(script, kind, num_envs, window
         assert inside == allowed
         lap = lambda e, s: (int(replay.written[e]) - 1 - s) // replay.slots  # noqa: E731
         alive = {(e, s, lap(e, s)) for e, s in allowed}
-        known = {t: known.get(t, largest) for t in alive}  # what is new enters with the largest priority there has been
+        known = {
+            t: known.get(t, largest) for t in alive
+        }  # what is new enters with the largest priority there has been
         if kind == "proportional":
             masses = priorities.order.tree.masses
             assert set(np.flatnonzero(masses).tolist()) == {e * replay.slots + s for e, s in allowed}
-            assert all(abs(masses[e * replay.slots + s] / known[e, s, lp] ** 0.6 - 1) < 1e-12 for e, s, lp in alive)
+            assert all(
+                abs(masses[e * replay.slots + s] / known[e, s, lp] ** 0.6 - 1) < 1e-12 for e, s, lp in alive
+            )
         else:
             order = priorities.order
-            assert all(order._key[order._place[e * replay.slots + s]] == known[e, s, lp] for e, s, lp in alive)
+            assert all(
+                order._key[order._place[e * replay.slots + s]] == known[e, s, lp] for e, s, lp in alive
+            )
         if not allowed:
             with pytest.raises(RuntimeError, match="no transitions"):
                 priorities.draw(rng, 2)

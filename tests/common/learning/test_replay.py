@@ -156,8 +156,12 @@ def test_newest_of_several_environments_that_wrote_unevenly():
     replay = Replay(400, (1,), num_envs=2, stack=1)
     replay.start(np.zeros((2, 1), np.uint8))
     for t in range(60):
-        replay.add(np.zeros(2, int), np.array([t, 100 + t]), np.array([True, False]), np.zeros((2, 1), np.uint8))
-        replay.start(np.zeros((2, 1), np.uint8), np.array([True, False]))  # the first one plays episodes of one step
+        replay.add(
+            np.zeros(2, int), np.array([t, 100 + t]), np.array([True, False]), np.zeros((2, 1), np.uint8)
+        )
+        replay.start(
+            np.zeros((2, 1), np.uint8), np.array([True, False])
+        )  # the first one plays episodes of one step
     assert sorted(replay.gather(replay.newest(6)).rewards.tolist()) == [58, 59, 156, 157, 158, 159]
 
 
@@ -245,7 +249,9 @@ def expected_steps(twin: Slow, position: int, n: int, outcomes: dict, states: di
 @settings(max_examples=100, deadline=None)
 @given(
     script=st.lists(
-        st.tuples(st.sampled_from(["step", "step", "step", "step", "life", "over", "cap"]), st.integers(0, 5)),
+        st.tuples(
+            st.sampled_from(["step", "step", "step", "step", "life", "over", "cap"]), st.integers(0, 5)
+        ),
         min_size=20,
         max_size=80,
     ),
@@ -315,7 +321,12 @@ def remember(twin: Slow, outcomes: dict, states: dict):
 def test_one_of_n_steps_is_a_plain_transition():
     plain, steps = Replay(40, (2, 2), stack=STACK), Replay(40, (2, 2), stack=STACK, n_step=1)
     for replay in (plain, steps):
-        play(replay, [Slow(40)], [("step", 1), ("cap", 2), ("life", 0), ("over", 3)] * 12, np.random.default_rng(4))
+        play(
+            replay,
+            [Slow(40)],
+            [("step", 1), ("cap", 2), ("life", 0), ("over", 3)] * 12,
+            np.random.default_rng(4),
+        )
     a, b = plain.sample(np.random.default_rng(0), 64), steps.sample(np.random.default_rng(0), 64)
     assert (a.indices == b.indices).all()
     assert (a.rewards == b.rewards[:, 0]).all()

@@ -49,7 +49,9 @@ def counters(count: int) -> tuple[torch.Tensor, Workers]:
 
 def in_dev_shm() -> set[str]:
     return (
-        {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")} if os.path.isdir("/dev/shm") else set()
+        {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+        if os.path.isdir("/dev/shm")
+        else set()
     )
 
 
@@ -68,7 +70,9 @@ def test_workers_share_memory_and_rest_together():
         assert [s["pieces"] for s in state] == reached
         assert len({s["pid"] for s in state} | {os.getpid()}) == 4
         assert {s["threads"] for s in state} == {1}
-        assert sorted(heard) == sorted((i, p) for i, count in enumerate(reached) for p in range(5, count + 1, 5))
+        assert sorted(heard) == sorted(
+            (i, p) for i, count in enumerate(reached) for p in range(5, count + 1, 5)
+        )
         assert in_dev_shm() == before
         children = [psutil.Process(pid) for pid in workers.pids]
     assert not any(child.is_running() for child in children)
@@ -150,7 +154,9 @@ group.run(10**12, 600, lambda: bool(print("busy", flush=True)))
 """
 
 
-@pytest.mark.parametrize(("how", "doing"), [("kernel", "stuck"), ("portable", "busy"), ("portable", "resting")])
+@pytest.mark.parametrize(
+    ("how", "doing"), [("kernel", "stuck"), ("portable", "busy"), ("portable", "resting")]
+)
 def test_no_worker_outlives_a_killed_parent(how, doing):
     """By the kernel even one that never comes back from its work; elsewhere one that works, or waits for its parent's word."""
     if how == "kernel" and module.PR_SET_PDEATHSIG is None:
@@ -181,7 +187,9 @@ def alive(pid: int) -> bool:
 
 def test_shared_parameters_are_the_module_and_one_vector():
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 2), torch.nn.Flatten(), torch.nn.LSTM(12, 5), torch.nn.Linear(5, 2))
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 2), torch.nn.Flatten(), torch.nn.LSTM(12, 5), torch.nn.Linear(5, 2)
+    )
     net.to(memory_format=torch.channels_last)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     weights = share_parameters(net)

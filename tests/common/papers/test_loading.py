@@ -65,7 +65,9 @@ def test_a_dry_look_at_the_papers_imports_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; from common.papers import targets; assert targets(); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from common.papers import targets; assert targets(); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=papers.REPLICATIONS.parent)
 
 
@@ -81,7 +83,11 @@ def test_what_is_loaded(toy):
     assert (pong.published.value, pong.published.stdev, pong.published.protocol) == (18.9, 1.3, "noop30")
     assert (pong.random.value, pong.random.stdev) == (-20.7, None)
     assert (pong.game, pong.title, paper.tasks["ms_pacman"].title) == ("pong", "Pong", "Ms Pacman")
-    assert (pong.default_seeds, paper.tasks["cartpole"].default_seeds, paper.tasks["ring"].default_seeds) == (1, 5, 10)
+    assert (pong.default_seeds, paper.tasks["cartpole"].default_seeds, paper.tasks["ring"].default_seeds) == (
+        1,
+        5,
+        10,
+    )
     assert paper.tasks["cartpole"].published is None
     assert list(paper.variants) == ["", "no_replay"]
     assert check_defaults(paper) == []
@@ -110,16 +116,32 @@ def test_check_defaults_sees_a_changed_default_and_a_field_that_no_constant_name
             "constant 'capacity': ours 1000 is not the paper's 2000 transitions",
         ),
         ("paper: 40, unit: updates", "paper: 40, unit: games", "'games' is not a unit of time"),
-        ("protocol: full", "protocol: fll", r"tasks\[0\] \(pong\): protocol: unknown 'fll' .did you mean 'full'"),
-        ("    published_reason: not in the paper\n", "", "cartpole.: published: none needs a published_reason"),
+        (
+            "protocol: full",
+            "protocol: fll",
+            r"tasks\[0\] \(pong\): protocol: unknown 'fll' .did you mean 'full'",
+        ),
+        (
+            "    published_reason: not in the paper\n",
+            "",
+            "cartpole.: published: none needs a published_reason",
+        ),
         ("published: {file: published.csv, metric: dqn}", "bar: 1", "key 'published' is missing"),
         (
             "published: {file: published.csv, metric: dqn}",
             "published: maybe",
             "'maybe' is not allowed; 'none', or a mapping",
         ),
-        ("published.csv, metric: dqn", "published.csv, metrc: dqn", "unknown key 'metrc' .did you mean 'metric'"),
-        ("published.csv, metric: dqn", "published.csv, metric: dqm", "unknown metric 'dqm' .did you mean 'dqn'"),
+        (
+            "published.csv, metric: dqn",
+            "published.csv, metrc: dqn",
+            "unknown key 'metrc' .did you mean 'metric'",
+        ),
+        (
+            "published.csv, metric: dqn",
+            "published.csv, metric: dqm",
+            "unknown metric 'dqm' .did you mean 'dqn'",
+        ),
         ("published.csv, metric: dqn", "none.csv, metric: dqn", "none.csv: the file is missing"),
         ("published.csv, metric: dqn", "../../x.csv, metric: dqn", "lies outside the replications"),
         ("names: [pong, ms_pacman]", "names: [pong, ms-pacman]", "'ms-pacman' does not match .*lower-case"),
@@ -138,7 +160,11 @@ def test_check_defaults_sees_a_changed_default_and_a_field_that_no_constant_name
             "reasons: {}",
             "budgets.smoke.settings.training_steps differs from the paper; say why",
         ),
-        ("reasons: {training_steps: a fifth}", "reasons: {training_steps: a, x: b}", "reasons.x explains no setting"),
+        (
+            "reasons: {training_steps: a fifth}",
+            "reasons: {training_steps: a, x: b}",
+            "reasons.x explains no setting",
+        ),
         ("    script: ring\n", "", "kind laptop needs the key 'script'"),
         ("    env_id: CartPole-v1\n", "", "kind gym needs the key 'env_id'"),
         ("script: ring", "script: rings", "rings.py: the file is missing"),
@@ -242,9 +268,20 @@ def test_config_fields(toy):
 
 
 def test_targets_and_close_matches(toy):
-    assert list(targets(toy)) == ["toy_pong", "toy_ms_pacman", "toy_cartpole", "toy_ring", "toy-no_replay_pong"]
+    assert list(targets(toy)) == [
+        "toy_pong",
+        "toy_ms_pacman",
+        "toy_cartpole",
+        "toy_ring",
+        "toy-no_replay_pong",
+    ]
     found = parse_target("reports/toy-no_replay_pong.html", toy)
-    assert (found.paper, found.variant, found.task, found.agent) == ("toy", "no_replay", "pong", "toy-no_replay")
+    assert (found.paper, found.variant, found.task, found.agent) == (
+        "toy",
+        "no_replay",
+        "pong",
+        "toy-no_replay",
+    )
     with pytest.raises(UserError, match=r"unknown target 'toy_pnog' .did you mean 'toy_pong'"):
         parse_target("toy_pnog", toy)
 
@@ -280,7 +317,10 @@ def test_order_of_settings(toy):
     cartpole = get("cartpole", "smoke")  # the task's budget wins over the paper's
     assert (cartpole.settings["training_steps"], cartpole.settings["learning_rate"]) == (20, 0.1)
     assert (cartpole.settings["network"], cartpole.sources["network"]) == ("mlp", "task")
-    assert (cartpole.frames, cartpole.expect) == (20, "a blink")  # one frame an agent step outside the emulator
+    assert (cartpole.frames, cartpole.expect) == (
+        20,
+        "a blink",
+    )  # one frame an agent step outside the emulator
     ring = get("ring", "smoke")  # a script of its own: paper-wide budgets do not reach it
     assert ring.settings == {"states": 4}
     assert get("ring", "hour").settings == {"states": 16}
@@ -299,7 +339,11 @@ def test_a_task_wins_over_its_variant(toy):
 
 def test_evaluation_is_shortened_by_the_budget_and_never_lengthened(toy):
     smoke = resolve("toy", None, "pong", "smoke", root=toy)
-    assert (smoke.protocol.episodes, smoke.protocol.extra_episodes, smoke.protocol.max_frames) == (2, 0, 18000)
+    assert (smoke.protocol.episodes, smoke.protocol.extra_episodes, smoke.protocol.max_frames) == (
+        2,
+        0,
+        18000,
+    )
     assert resolve("toy", None, "cartpole", "smoke", root=toy).protocol.episodes == 3
     assert resolve("toy", None, "pong", "hour", root=toy).protocol.episodes == 30
 
@@ -311,8 +355,12 @@ def test_every_difference_is_a_deviation_with_its_reason(toy):
     assert (capacity.paper, capacity.ours, capacity.unit) == (2000, 1000, "transitions")
     assert (capacity.reason, capacity.origin) == ("memory", "paper")
 
-    smoke = {d.what: d for d in resolve("toy", "no_replay", "pong", "smoke", {"clip": 1.0}, root=toy).deviations}
-    origins = {what: (d.paper, d.ours, d.reason, d.origin) for what, d in smoke.items() if what != "another emulator"}
+    smoke = {
+        d.what: d for d in resolve("toy", "no_replay", "pong", "smoke", {"clip": 1.0}, root=toy).deviations
+    }
+    origins = {
+        what: (d.paper, d.ours, d.reason, d.origin) for what, d in smoke.items() if what != "another emulator"
+    }
     assert origins == {
         "capacity": (2000, 1000, "memory", "paper"),
         "training length": (50_000, 100, "smoke size", "budget"),
@@ -322,11 +370,17 @@ def test_every_difference_is_a_deviation_with_its_reason(toy):
         "final evaluation: episodes": (30, 2, "smoke size", "budget"),
     }
     hour = {d.what for d in resolve("toy", None, "cartpole", "hour", root=toy).deviations}
-    assert hour == {"training length", "network", "capacity"}  # log_every teaches nothing; the emulator is not used
+    assert hour == {
+        "training length",
+        "network",
+        "capacity",
+    }  # log_every teaches nothing; the emulator is not used
 
 
 def test_a_setting_that_comes_back_to_the_papers_value_is_no_deviation(toy):
-    found = {d.what for d in resolve("toy", "no_replay", "pong", "paper", {"replay": True}, root=toy).deviations}
+    found = {
+        d.what for d in resolve("toy", "no_replay", "pong", "paper", {"replay": True}, root=toy).deviations
+    }
     assert "replay" not in found
 
 
@@ -389,7 +443,10 @@ def test_sizes_seeds_and_places(toy):
     assert (auto["pong", "cpu"], auto["pong", "cuda"]) == ("hour", "paper")
     assert auto["ring", "cpu"] == auto["ring", "cuda"] == "paper"
     assert papers.resolve_budget("smoke", tasks["ring"], "cpu") == "smoke"
-    assert (papers.default_seeds(tasks["ring"], "paper"), papers.default_seeds(tasks["ring"], "smoke")) == (10, 1)
+    assert (papers.default_seeds(tasks["ring"], "paper"), papers.default_seeds(tasks["ring"], "smoke")) == (
+        10,
+        1,
+    )
     assert run_dir("dqn", None, "pong", "hour", 3) == Path("results/dqn/pong/hour/seed3")
     assert run_dir("dqn", "fast", "pong", "frames-400", 1, "r") == Path("r/dqn-fast/pong/frames-400/seed1")
     assert papers.recorded_dir("dqn", None, "pong", "hour", 1, root=Path("R")) == Path(

@@ -28,7 +28,9 @@ def test_there_and_back(value, a, b):
 def test_missing_ratio_and_foreign_unit_are_errors():
     with pytest.raises(ValueError, match="agent_steps_per_update"):
         convert(1, "updates", "frames", frames_per_agent_step=4)
-    with pytest.raises(ValueError, match="'games' is not a unit of time; there are: frames, agent steps, updates"):
+    with pytest.raises(
+        ValueError, match="'games' is not a unit of time; there are: frames, agent steps, updates"
+    ):
         convert(1, "games", "frames", **RATIOS)
 
 

@@ -133,7 +133,9 @@ def test_a_half_written_checkpoint_is_invisible(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path, "k")
     save(checkpoints, 1, 1.0)
     with monkeypatch.context() as patch:
-        patch.setattr("common.runs.checkpoint.fsync_folder", lambda _: (_ for _ in ()).throw(OSError("killed here")))
+        patch.setattr(
+            "common.runs.checkpoint.fsync_folder", lambda _: (_ for _ in ()).throw(OSError("killed here"))
+        )
         checkpoints.save(2, {"x": np.zeros(1)}, {})
         with pytest.raises(UserError, match="killed here"):
             checkpoints.wait()

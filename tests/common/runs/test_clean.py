@@ -159,7 +159,9 @@ def test_strange_folders(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="not a folder"):
         clean(tmp_path / "file")
-    mine = write(tmp_path / "results" / "My Notes" / "pong" / "hour" / "seed1" / "checkpoint" / "stale-1" / "x")
+    mine = write(
+        tmp_path / "results" / "My Notes" / "pong" / "hour" / "seed1" / "checkpoint" / "stale-1" / "x"
+    )
     clean(tmp_path / "results", everything=True)
     assert mine.exists()
 
@@ -168,7 +170,9 @@ def test_command_line(tmp_path):
     run = make_run(tmp_path / "results", 1, finished=True)
     command = [sys.executable, "-m", "common.runs.clean", "--results", str(tmp_path / "results")]
     env = {"PYTHONPATH": str(ROOT), "PATH": ""}
-    dry = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, cwd=tmp_path, env=env, check=True)
+    dry = subprocess.run(
+        [*command, "--dry-run"], capture_output=True, text=True, cwd=tmp_path, env=env, check=True
+    )
     assert "would remove" in dry.stdout
     assert (run / "wandb").exists()
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=True)

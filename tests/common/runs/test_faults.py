@@ -79,11 +79,15 @@ def no_mirror(monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """The small environment and network, in place of the emulator."""
-    monkeypatch.setattr(script, "make_envs", lambda config, task, num_envs, seed, **_: Screens(num_envs, seed))
+    monkeypatch.setattr(
+        script, "make_envs", lambda config, task, num_envs, seed, **_: Screens(num_envs, seed)
+    )
     monkeypatch.setattr(
         script, "make_network", lambda c, actions, shape: Network(actions, c.stack * int(np.prod(shape)))
     )
-    monkeypatch.setattr(runs, "code_fingerprint", lambda *_: "f" * 64)  # slow, and files may be edited meanwhile
+    monkeypatch.setattr(
+        runs, "code_fingerprint", lambda *_: "f" * 64
+    )  # slow, and files may be edited meanwhile
     monkeypatch.setattr(runs, "_git", lambda *_: None)
     monkeypatch.setattr(runs.Run, "slack", lambda *_: SLACK)
     monkeypatch.setattr(runs, "LINE_EVERY", 0)  # a line, and with it the status file, at each step
@@ -106,7 +110,9 @@ class Outcome:
         return lines[0]
 
 
-def begin(results: Path, capsys, monkeypatch, *, fresh: bool = False, settings: dict | None = None) -> Outcome:
+def begin(
+    results: Path, capsys, monkeypatch, *, fresh: bool = False, settings: dict | None = None
+) -> Outcome:
     """What the command line does, in this process. Any other exception than its own exit fails the test."""
     resolved = dataclasses.replace(RESOLVED, settings=RESOLVED.settings | (settings or {}))
     known = argparse.Namespace(
@@ -133,7 +139,12 @@ def assert_same(results: Path, unbroken: Path) -> None:
     for name in PROMISED:
         assert (of(results) / name).read_bytes() == (of(unbroken) / name).read_bytes(), name
     one, two = (json.loads((of(f) / "run.json").read_text()) for f in (results, unbroken))
-    for key in ("progress", "result", "settings", "settings_key"):  # `result` has the checksum of the replay memory
+    for key in (
+        "progress",
+        "result",
+        "settings",
+        "settings_key",
+    ):  # `result` has the checksum of the replay memory
         assert one[key] == two[key], key
 
 
@@ -175,10 +186,16 @@ class Disk:
         with self.lock:
             number = len(self.log)
             folder, file = os.path.split(os.path.relpath(name, of(self.root)))
-            folder = re.sub("[0-9]+", "N", folder)  # what is alike: any file of a checkpoint, of `done`, of the outputs
+            folder = re.sub(
+                "[0-9]+", "N", folder
+            )  # what is alike: any file of a checkpoint, of `done`, of the outputs
             file = file if folder == "checkpoint" else "." + file.rsplit(".", 1)[-1]
             self.log.append(f"{what} {folder}/{re.sub('[0-9]+', 'N', file)}")
-            if self.full_at is None or number < self.full_at or (number > self.full_at and not self.from_then_on):
+            if (
+                self.full_at is None
+                or number < self.full_at
+                or (number > self.full_at and not self.from_then_on)
+            ):
                 return
             self.failed.append(self.log[-1])
         if what in ("write", "flush", "fsync", "reserve"):  # these do not know the file's name
@@ -342,7 +359,9 @@ def fill_the_disk(case, from_then_on, which, tmp_path, whole, prepare, capsys, m
     places = range(len(counting.log))
     if which != "each":
         numbered = list(enumerate(counting.log))
-        places = sorted({what: k for k, what in (numbered if which == "last" else reversed(numbered))}.values())
+        places = sorted(
+            {what: k for k, what in (numbered if which == "last" else reversed(numbered))}.values()
+        )
     kinds: dict[str, int] = {}
     for k in places:
         prepare(case, results)
@@ -361,7 +380,9 @@ def fill_the_disk(case, from_then_on, which, tmp_path, whole, prepare, capsys, m
             assert str(tmp_path) in line, where
             assert "No space left" in line or "free" in line, where
             after = whole_checkpoints(results)
-            if before and not finished:  # nothing that was good is gone, unless something newer and whole is there
+            if (
+                before and not finished
+            ):  # nothing that was good is gone, unless something newer and whole is there
                 done = (of(results) / "checkpoint" / "done" / "done.json").exists()
                 assert done or (after and max(after) >= max(before)), where
         if finished:
@@ -369,7 +390,9 @@ def fill_the_disk(case, from_then_on, which, tmp_path, whole, prepare, capsys, m
         again = begin(results, capsys, monkeypatch)  # the disk has room again
         assert again.code == 0, f"{where}\nthen: {again}"
         assert_same(results, whole)
-        for aside in {step.parent for step in of(results).rglob("stale-*/step-*")}:  # put aside together, as they were
+        for aside in {
+            step.parent for step in of(results).rglob("stale-*/step-*")
+        }:  # put aside together, as they were
             assert (aside / "frames.bin").read_bytes() == frames.read_bytes(), where
             assert len(list(aside.glob("step-*"))) == 2, where
     return kinds
@@ -416,7 +439,9 @@ def flip(content: bytes, rng) -> bytes:
     return content[:at] + bytes([content[at] ^ (1 << int(rng.integers(8)))]) + content[at + 1 :]
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, lambda content, rng: b""], ids=["truncated", "flipped", "emptied"])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, lambda content, rng: b""], ids=["truncated", "flipped", "emptied"]
+)
 def test_any_damaged_file_of_a_checkpoint_is_noticed(damage, crashed, whole, prepare, capsys, monkeypatch):
     """In turn each file of the newest, at places drawn anew: the one before it takes over. Of both: one clear line."""
     rng = np.random.default_rng(7)
@@ -652,7 +677,9 @@ def test_results_moved_when_finished(outputs, whole, tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize("case", ["begin", "resume", "finished"])
-def test_a_folder_of_somebody_else_is_one_clear_line(case, prepare, whole, capsys, monkeypatch, tmp_path_factory):
+def test_a_folder_of_somebody_else_is_one_clear_line(
+    case, prepare, whole, capsys, monkeypatch, tmp_path_factory
+):
     """Refused by the system itself: as root, by becoming nobody for a moment."""
     results = prepare(case, tmp_path_factory.mktemp("theirs") / "results")
     folders = [results, *(p for p in results.rglob("*") if p.is_dir())]
@@ -661,7 +688,11 @@ def test_a_folder_of_somebody_else_is_one_clear_line(case, prepare, whole, capsy
         path.chmod(0o444)
     for folder in folders:
         folder.chmod(0o555)
-    above = [p for p in results.parents if p.stat().st_uid == os.getuid() and p.name.startswith(("pytest-", "theirs"))]
+    above = [
+        p
+        for p in results.parents
+        if p.stat().st_uid == os.getuid() and p.name.startswith(("pytest-", "theirs"))
+    ]
     for folder in above:
         folder.chmod(0o755)
     root = os.geteuid() == 0

@@ -47,7 +47,9 @@ def test_a_run_leaves_measures_points_and_provenance(tmp_path, monkeypatch, caps
     (folder / "checkpoint" / "done" / "measures.json").write_text("{}")  # torn: done again, to the same bytes
     run(monkeypatch, tmp_path)
     assert "is torn" in capsys.readouterr().out
-    assert [contents(folder)[name] for name in laptop.OUTPUTS[:2]] == [before[name] for name in laptop.OUTPUTS[:2]]
+    assert [contents(folder)[name] for name in laptop.OUTPUTS[:2]] == [
+        before[name] for name in laptop.OUTPUTS[:2]
+    ]
 
 
 def test_other_settings_start_over_and_keep_what_was(tmp_path, monkeypatch, capsys):
@@ -198,7 +200,10 @@ def test_a_task_with_claims_needs_no_protocol_and_no_score(toy):
     ring = load_paper("toy", toy).tasks["ring"]
     assert (ring.claims[0].name, ring.claims[0].at_least, ring.claims[0].at_most) == ("a", 1, None)
     assert ring.published is None
-    found = {d.what: (d.paper, d.ours, d.origin) for d in resolve("toy", None, "ring", "paper", root=toy).deviations}
+    found = {
+        d.what: (d.paper, d.ours, d.origin)
+        for d in resolve("toy", None, "ring", "paper", root=toy).deviations
+    }
     assert found == {
         "A round ring": (None, None, "listed"), "states": (8, 16, "task"), "noise": (None, 0.5, "paper"),
     }  # fmt: skip

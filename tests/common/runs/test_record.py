@@ -66,7 +66,11 @@ def evaluated(monkeypatch):
         calls.append({name: tensor.clone() for name, tensor in weights.items()})
         run = json.loads((folder / "run.json").read_text())
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        result = {"score": 19.0, "episodes": [{"seed": 5, "score": 19.0, "length": 9}], "weights_sha256": digest}
+        result = {
+            "score": 19.0,
+            "episodes": [{"seed": 5, "score": 19.0, "length": 9}],
+            "weights_sha256": digest,
+        }
         (folder / "evaluation.json").write_text(json.dumps(result | {"seed": run["seed"]}))
         write_mp4(folder / "episode.mp4", (np.zeros((32, 32, 3), np.uint8) for _ in range(15 * 60)))
         return result
@@ -104,12 +108,15 @@ def test_median_seed_keeps_rounded_weights_and_is_evaluated_with_them(tmp_path, 
     assert torch.equal(weights["fc.weight"], original["fc.weight"].half())
     assert weights["steps"].dtype == torch.int64
     assert len(evaluated) == 1
-    assert torch.equal(evaluated[0]["fc.weight"], weights["fc.weight"])  # rounded before the evaluation, not after
+    assert torch.equal(
+        evaluated[0]["fc.weight"], weights["fc.weight"]
+    )  # rounded before the evaluation, not after
 
     recorded = json.loads((target / "seed3" / "evaluation.json").read_text())
     assert recorded["score"] == 19.0
     assert (
-        recorded["weights_sha256"] == hashlib.sha256((target / "seed3" / "model.safetensors").read_bytes()).hexdigest()
+        recorded["weights_sha256"]
+        == hashlib.sha256((target / "seed3" / "model.safetensors").read_bytes()).hexdigest()
     )
     assert sum(1 for _ in read_mp4(target / "seed3" / "episode.mp4")) == 45 * 15
     assert notes(target / "seed3")[0] == "earlier"
@@ -250,7 +257,9 @@ def test_runs_that_do_not_belong_together(tmp_path, replications, evaluated, cha
         record(runs, replications=replications)
 
 
-@pytest.mark.parametrize(("key", "what"), [("code_sha256", "code"), ("lock_sha256", "uv.lock"), ("rom_sha256", "ROM")])
+@pytest.mark.parametrize(
+    ("key", "what"), [("code_sha256", "code"), ("lock_sha256", "uv.lock"), ("rom_sha256", "ROM")]
+)
 def test_runs_of_different_code(tmp_path, replications, evaluated, key, what):
     runs = [make_run(tmp_path / "results", seed) for seed in (1, 2)]
     run = json.loads((runs[1] / "run.json").read_text())

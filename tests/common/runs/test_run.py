@@ -41,7 +41,12 @@ def assert_same(folder: Path, unbroken: Path) -> None:
     for name in PROMISED:
         assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
     one, two = (json.loads((f / "run.json").read_text()) for f in (folder, unbroken))
-    for key in ("progress", "result", "settings", "settings_key"):  # `result` has the checksum of the replay memory
+    for key in (
+        "progress",
+        "result",
+        "settings",
+        "settings_key",
+    ):  # `result` has the checksum of the replay memory
         assert one[key] == two[key], key
 
 
@@ -79,7 +84,9 @@ def kill_and_resume(tmp_path: Path, unbroken: Path, kills: int, seed: int) -> No
     while killed < kills:
         process = start(arguments, log)
         began = log.stat().st_size
-        assert wait_for(lambda p=process, b=began: p.poll() is not None or b"agent step" in log.read_bytes()[b:], 60)
+        assert wait_for(
+            lambda p=process, b=began: p.poll() is not None or b"agent step" in log.read_bytes()[b:], 60
+        )
         try:
             process.wait(rng.uniform(0, 3))
         except subprocess.TimeoutExpired:
@@ -344,7 +351,9 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
         train("dqn", "breakout", tmp_path, TINY | {"learning_rate": 1e30})
     folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
     newest = max((folder / "checkpoint").glob("step-*"))
-    state = Checkpoints(folder / "checkpoint", json.loads((newest / "manifest.json").read_text())["key"]).load()[0]
+    state = Checkpoints(
+        folder / "checkpoint", json.loads((newest / "manifest.json").read_text())["key"]
+    ).load()[0]
     assert all(np.isfinite(w).all() for w in state["q"].values())
 
 

@@ -15,7 +15,12 @@ from common.runs import tracking
 from tests.training import wait_for
 
 ROOT = Path(__file__).parents[3]
-RUN = {"name": "dqn_pong-smoke-seed1", "group": "dqn_pong-smoke", "tags": ["dqn"], "run_id": "dqn-pong-smoke-1-abc"}
+RUN = {
+    "name": "dqn_pong-smoke-seed1",
+    "group": "dqn_pong-smoke",
+    "tags": ["dqn"],
+    "run_id": "dqn-pong-smoke-1-abc",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +43,9 @@ def read_back(folder) -> list[list[dict]]:
     parts = []
     for path in sorted((folder / "wandb").glob("offline-run-*"), key=lambda p: p.stat().st_mtime):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(written(path))]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        lines = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.splitlines()
         parts.append([json.loads(line) for line in lines])
     return parts
 
@@ -91,7 +98,9 @@ mirror.finish()
 
 def test_offline_by_default_and_a_resumed_part_is_whole(tmp_path):
     first = attempt(tmp_path / "run", [{"frames": 400, "eval_score": -20.5, "loss": None, "epsilon": 0.9}])
-    again = attempt(tmp_path / "run", [{"frames": 800, "eval_score": 3.0}], [{"frames": 400.0, "eval_score": -20.5}])
+    again = attempt(
+        tmp_path / "run", [{"frames": 800, "eval_score": 3.0}], [{"frames": 400.0, "eval_score": -20.5}]
+    )
     assert "failed" not in first + again
 
     parts = read_back(tmp_path / "run")
@@ -125,7 +134,11 @@ def test_the_final_evaluation_its_videos_and_another_papers_columns(tmp_path):
     (part,) = read_back(folder)
     first, last = history(part)
     assert first == {"frames": 400, "losses/value_loss": 0.5, "losses/clip_fraction": 0.1, "charts/odd": 7}
-    assert (last["frames"], last["evaluation/final_score"], last["evaluation/final_episodes"]) == (800, 2.5, 1)
+    assert (last["frames"], last["evaluation/final_score"], last["evaluation/final_episodes"]) == (
+        800,
+        2.5,
+        1,
+    )
     assert "video/median" in str(last)
     assert len(list(folder.glob("wandb/offline-run-*/files/media/**/*.mp4"))) == 1
     (who,) = [record["run"] for record in part if record["type"] == "run"]

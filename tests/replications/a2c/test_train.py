@@ -46,7 +46,9 @@ def test_returns_oracle_and_ends():
     end = np.array([[False], [True], [False]])
     assert n_step_returns(r, np.array([10.0]), end, end, none, 0.9)[:, 0] == pytest.approx([1, 0, 11])
     cut = np.array([[0.0], [5.0], [0.0]])
-    assert n_step_returns(r, np.array([10.0]), no, end, cut, 0.9)[:, 0] == pytest.approx([1 + 0.9 * 4.5, 4.5, 11])
+    assert n_step_returns(r, np.array([10.0]), no, end, cut, 0.9)[:, 0] == pytest.approx(
+        [1 + 0.9 * 4.5, 4.5, 11]
+    )
 
 
 def test_returns_equal_a3cs_for_each_environment():
@@ -89,7 +91,9 @@ def test_rmsprop_starts_at_one_has_epsilon_inside_and_clips_the_norm():
     before = optimiser.weights.clone()
     optimiser.gradient.copy_(torch.tensor([0.01, 0.0]))  # below the clip
     optimiser.step(0.1)
-    assert float(before[0] - optimiser.weights[0]) == pytest.approx(0.1 * 0.01 / math.sqrt(1e-6 + 1e-5), rel=1e-4)
+    assert float(before[0] - optimiser.weights[0]) == pytest.approx(
+        0.1 * 0.01 / math.sqrt(1e-6 + 1e-5), rel=1e-4
+    )
 
 
 def test_network_and_initial_weights():
@@ -99,7 +103,9 @@ def test_network_and_initial_weights():
     for layer, gain in ((net.torso[0], 2**0.5), (net.torso[7], 2**0.5), (net.policy, 0.01), (net.value, 1.0)):
         w = layer.weight.detach().flatten(1).double()
         product = w @ w.T if len(w) <= w.shape[1] else w.T @ w
-        torch.testing.assert_close(product, gain**2 * torch.eye(len(product), dtype=torch.float64), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            product, gain**2 * torch.eye(len(product), dtype=torch.float64), atol=1e-4, rtol=0
+        )
         assert not layer.bias.any()
     x = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
     y = torch.nn.functional.conv2d(x.float() / 255, net.torso[0].weight, net.torso[0].bias, stride=4)
@@ -167,7 +173,9 @@ def test_a_training_on_breakout(tmp_path, monkeypatch):
         assert returns[-1] == pytest.approx(want)
     (heads, actions, returns), values = spy.losses[7], spy.returns[7][-1]
     assert heads.values.shape == actions.shape == returns.shape == (20,)
-    assert returns.numpy() == pytest.approx(values.reshape(-1), rel=1e-6)  # step by step, environments within a step
+    assert returns.numpy() == pytest.approx(
+        values.reshape(-1), rel=1e-6
+    )  # step by step, environments within a step
     curve = rows(folder / "curve.csv")
     assert [int(r["agent_steps"]) for r in curve] == [300, 600, 900]
     assert all(0 < float(r["entropy"]) <= math.log(4) + 1e-6 for r in curve)
@@ -209,7 +217,10 @@ def test_update_against_float64_numpy():
         states, actions = rng.normal(size=(80, 1, 5)), rng.integers(3, size=80)
         returns = rng.normal(size=80) * (5 if k else 0.3)
         loss, _ = a2c_loss(
-            net(torch.from_numpy(states).float()), torch.from_numpy(actions), torch.from_numpy(returns).float(), PAPER
+            net(torch.from_numpy(states).float()),
+            torch.from_numpy(actions),
+            torch.from_numpy(returns).float(),
+            PAPER,
         )
         optimiser.gradient.zero_()
         loss.backward()
@@ -219,7 +230,9 @@ def test_update_against_float64_numpy():
         logits, v = heads.outputs.detach().numpy(), heads.values.detach().numpy()
         pi = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         entropy = -(pi * np.log(pi)).sum(1, keepdims=True)
-        d_logits = ((pi - np.eye(3)[actions]) * (returns - v)[:, None] + 0.01 * pi * (np.log(pi) + entropy)) / 80
+        d_logits = (
+            (pi - np.eye(3)[actions]) * (returns - v)[:, None] + 0.01 * pi * (np.log(pi) + entropy)
+        ) / 80
         d_v = (v - returns) / 80
         d.zero_()
         torch.autograd.backward(tuple(heads), (torch.from_numpy(d_logits), torch.from_numpy(d_v)))

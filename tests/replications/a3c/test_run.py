@@ -61,12 +61,18 @@ CASES = [
     ("cartpole", "one_step_q", SMALL, 700),
     ("cartpole", "one_step_sarsa", SMALL, 700),
 ]
-LSTM = {"lstm": {"lstm": True}} | {name: {"algorithm": name} for name in ("n_step_q", "one_step_q", "one_step_sarsa")}
+LSTM = {"lstm": {"lstm": True}} | {
+    name: {"algorithm": name} for name in ("n_step_q", "one_step_q", "one_step_sarsa")
+}
 
 
-@pytest.mark.parametrize(("task", "variant", "settings", "crash"), CASES, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("task", "variant", "settings", "crash"), CASES, ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_one_worker_resumed_is_the_same_to_the_byte(tmp_path, task, variant, settings, crash):
-    settings = settings | {"workers": 1, "target_period": 100, "final_exploration_step": 800} | LSTM.get(variant, {})
+    settings = (
+        settings | {"workers": 1, "target_period": 100, "final_exploration_step": 800} | LSTM.get(variant, {})
+    )
     unbroken = train("a3c", task, tmp_path / "one", settings)
     run, script, config, _ = open_run("a3c", task, tmp_path / "two", settings)
     crashed, before = stop_at(crash)(run), psutil.Process().children()
@@ -83,7 +89,9 @@ def test_one_worker_resumed_is_the_same_to_the_byte(tmp_path, task, variant, set
     assert (one["cost"]["attempts"], two["cost"]["attempts"]) == (1, 2)
     # every branch was reached
     assert one["progress"]["agent_steps"] in range(settings["training_steps"], settings["training_steps"] + 5)
-    assert one["progress"]["updates"] > one["progress"]["agent_steps"] / 5  # terminal states cut rollouts short
+    assert (
+        one["progress"]["updates"] > one["progress"]["agent_steps"] / 5
+    )  # terminal states cut rollouts short
     assert one["progress"]["episodes"] >= 1
     curve = rows(unbroken / "curve.csv")
     assert (
@@ -201,7 +209,9 @@ def test_the_machine_decides_how_many_workers_unless_the_command_line_does(monke
 def test_the_workers_code_counts_for_this_paper_only(monkeypatch, tmp_path):
     a3c, dqn = runs.code_fingerprint("a3c"), runs.code_fingerprint("dqn")
     for folder in ("common", "replications"):
-        shutil.copytree(runs.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("recorded", "__pycache__"))
+        shutil.copytree(
+            runs.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("recorded", "__pycache__")
+        )
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     assert runs.code_fingerprint("a3c") == a3c
     with open(tmp_path / "common" / "workers.py", "a") as file:
@@ -210,7 +220,11 @@ def test_the_workers_code_counts_for_this_paper_only(monkeypatch, tmp_path):
     assert runs.code_fingerprint("dqn") == dqn
 
 
-LONG = {"training_steps": 49_000, "evaluation_period": 40_000, "workers": 2}  # no timing beforehand below 50,000
+LONG = {
+    "training_steps": 49_000,
+    "evaluation_period": 40_000,
+    "workers": 2,
+}  # no timing beforehand below 50,000
 
 
 def children_of(process) -> list[psutil.Process]:
@@ -239,7 +253,9 @@ def test_a_signal_saves_and_a_killed_worker_is_reported_and_nobody_is_left(tmp_p
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == runs.STOPPED, log.read_text()
     assert "SIGTERM: saved at agent step" in log.read_text()
-    assert wait_for(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers), 5)
+    assert wait_for(
+        lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers), 5
+    )
     step = int(next((folder / "checkpoint").glob("step-*")).name.removeprefix("step-"))
     assert step > 0
 
@@ -261,5 +277,7 @@ def test_a_signal_saves_and_a_killed_worker_is_reported_and_nobody_is_left(tmp_p
     assert len(workers) == 2
     process.kill()
     process.wait()
-    assert wait_for(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers), 5)
+    assert wait_for(
+        lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers), 5
+    )
     assert in_dev_shm() == before

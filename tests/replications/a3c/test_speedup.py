@@ -31,7 +31,10 @@ NEVER = Config(**TINY, methods="a3c", workers="1", references="cartpole=501")
 
 def test_the_average_is_of_each_games_ratio():
     times = {"pong": {1: 100.0, 2: 50.0}, "qbert": {1: 90.0, 2: 18.0}, "enduro": {1: None, 2: 7.0}}
-    assert speed_up(times, 2, fewest=2) == ((100 / 50 + 90 / 18) / 2, "")  # 3.5; of summed times it would be 2.79
+    assert speed_up(times, 2, fewest=2) == (
+        (100 / 50 + 90 / 18) / 2,
+        "",
+    )  # 3.5; of summed times it would be 2.79
     value, why = speed_up(times, 2, fewest=3)
     assert (value, why) == (None, "one worker reached the reference score in 2 of 3 games, 3 are needed")
     times["pong"][2] = None  # leaving it out would flatter the average
@@ -82,7 +85,9 @@ def seconds_like_the_paper(calls: list):
     return fake
 
 
-@pytest.mark.parametrize(("here", "ran"), [(1, {1}), (8, {1, 2, 4, 8}), (16, {1, 2, 4, 8, 16}), (64, {1, 2, 4, 8, 16})])
+@pytest.mark.parametrize(
+    ("here", "ran"), [(1, {1}), (8, {1, 2, 4, 8}), (16, {1, 2, 4, 8, 16}), (64, {1, 2, 4, 8, 16})]
+)
 def test_workers_without_a_core_are_not_run_and_their_claims_stay_open(monkeypatch, tmp_path, here, ran):
     calls: list[int] = []
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(here)))
@@ -100,7 +105,9 @@ def test_workers_without_a_core_are_not_run_and_their_claims_stay_open(monkeypat
     assert not set(found.measures) & set(found.undecided)
     task = papers.load_paper("a3c").tasks["speedup"]
     laptop.check_claims(task, found.measures, found.undecided)
-    strange = replace(task, claims=(replace(task.claims[0], measure="turns"),))  # neither taken, nor said why not
+    strange = replace(
+        task, claims=(replace(task.claims[0], measure="turns"),)
+    )  # neither taken, nor said why not
     with pytest.raises(UserError, match="is about 'turns'; the measures are cores"):
         laptop.check_claims(strange, found.measures, found.undecided)
     drawn = {(series, x): y for _, series, x, y in found.points}
@@ -148,7 +155,9 @@ def test_a_score_that_is_never_reached_is_no_time(tmp_path):
 def test_time_is_that_of_playing_and_learning_over_all_attempts(monkeypatch, tmp_path):
     """A clock that only phases and a stop move: a phase takes 1,000 s, an hour passes while nothing runs."""
     clock, real_phase, real_tick = [0.0], runs.evaluation_phase, speedup.Timed.tick
-    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: clock[0]))  # workers keep the real one
+    monkeypatch.setattr(
+        runs, "time", SimpleNamespace(monotonic=lambda: clock[0])
+    )  # workers keep the real one
 
     def phase(*arguments):
         clock[0] += 1000
@@ -183,7 +192,9 @@ def test_time_is_that_of_playing_and_learning_over_all_attempts(monkeypatch, tmp
 
 
 def start(monkeypatch, results, *words):
-    monkeypatch.setattr(sys, "argv", ["speedup", "--seed=1", "--budget=smoke", f"--results={results}", *words])
+    monkeypatch.setattr(
+        sys, "argv", ["speedup", "--seed=1", "--budget=smoke", f"--results={results}", *words]
+    )
     laptop.main("a3c", "speedup", Config, speedup.experiment, keeps=True, with_training=True)
     return results / "a3c" / "speedup" / "smoke" / "seed1"
 
@@ -212,7 +223,10 @@ def test_what_is_finished_is_kept_until_all_is(monkeypatch, tmp_path, capsys):
     assert given[-1] == ["cell4", "cell5"]
     assert not (folder / "checkpoint" / "done" / "cell4").exists()
     kept = {path.name for path in (folder / "checkpoint").glob("*kept-*")}
-    assert sorted(name.split("-")[0] for name in kept) == ["kept", "stale"]  # of the other settings, and of --fresh
+    assert sorted(name.split("-")[0] for name in kept) == [
+        "kept",
+        "stale",
+    ]  # of the other settings, and of --fresh
     record = json.loads((folder / "run.json").read_text())
     assert record["provenance"]["undecided"]["a3c_16"] == "no cores"
     assert "undecided, no cores: one_step_q_8" in record["provenance"]["notes"][0]
@@ -222,7 +236,9 @@ def test_what_is_finished_is_kept_until_all_is(monkeypatch, tmp_path, capsys):
     assert own not in (runs.code_fingerprint("a3c", "speedup"), runs.code_fingerprint("a3c"))
     real = runs.code_fingerprint
     monkeypatch.setattr(
-        runs, "code_fingerprint", lambda paper, script="train": real(paper, script) + script * (script == "train")
+        runs,
+        "code_fingerprint",
+        lambda paper, script="train": real(paper, script) + script * (script == "train"),
     )
     start(monkeypatch, tmp_path)
     assert "starting over: code, packages (uv.lock) or ROM changed" in capsys.readouterr().out
@@ -230,7 +246,12 @@ def test_what_is_finished_is_kept_until_all_is(monkeypatch, tmp_path, capsys):
 
 def test_smoke_reaches_every_method_on_two_cores(monkeypatch, tmp_path):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    words = ["--references=cartpole=1", "--most-steps=300", "--evaluation-period=100", "--evaluation-steps=60"]
+    words = [
+        "--references=cartpole=1",
+        "--most-steps=300",
+        "--evaluation-period=100",
+        "--evaluation-steps=60",
+    ]
     folder = start(monkeypatch, tmp_path, *words)
     measures = json.loads((folder / "measures.json").read_text())
     for method in TABLE_2:

@@ -35,13 +35,22 @@ from tests.training import on_numbers
 
 PAPER = Config()
 CARTPOLE = dataclasses.replace(
-    PAPER, network="mlp", stack=1, frame_skip=1, noop_max=0, workers=1, training_steps=100_000, target_period=8
+    PAPER,
+    network="mlp",
+    stack=1,
+    frame_skip=1,
+    noop_max=0,
+    workers=1,
+    training_steps=100_000,
+    target_period=8,
 )
 TASK = find_task(load_paper("a3c"), None, "cartpole")[1]
 METHODS = ("a3c", "n_step_q", "one_step_q", "one_step_sarsa")
 
 
-def learner(config: Config = CARTPOLE, task=TASK, seed: int = 3, index: int = 0, actions: int = 2, shape=(4,)):
+def learner(
+    config: Config = CARTPOLE, task=TASK, seed: int = 3, index: int = 0, actions: int = 2, shape=(4,)
+):
     torch.manual_seed(seed)
     everyone = Global(config, actions, shape)
     return everyone, ActorLearner(index, config, task, seed, everyone)
@@ -201,7 +210,10 @@ def test_update_against_float64_numpy():
         n, x = len(note["actions"]), note["states"][:, 0]
         pre = x @ w["torso.1.weight"].T + w["torso.1.bias"]
         h = np.maximum(pre, 0)
-        logits, v = h @ w["policy.weight"].T + w["policy.bias"], (h @ w["value.weight"].T + w["value.bias"])[:, 0]
+        logits, v = (
+            h @ w["policy.weight"].T + w["policy.bias"],
+            (h @ w["value.weight"].T + w["value.bias"])[:, 0],
+        )
         ret, future = np.zeros(n), 0.0 if note["terminal"] else v[n]
         for i in reversed(range(n)):
             ret[i] = future = note["rewards"][i] + 0.99 * future
@@ -258,7 +270,10 @@ def test_value_based_updates_against_float64(method):
             elif method == "one_step_q":
                 y[i] = note["rewards"][i] + 0.99 * following[i + 1].max()
             else:
-                y[i] = note["rewards"][i] + 0.99 * following[i + 1][note["next_action"] if i == n - 1 else a[i + 1]]
+                y[i] = (
+                    note["rewards"][i]
+                    + 0.99 * following[i + 1][note["next_action"] if i == n - 1 else a[i + 1]]
+                )
         net.zero_grad()
         q = net(x[:n])[0][torch.arange(n), torch.from_numpy(a)]
         ((torch.from_numpy(y) - q) ** 2).sum().backward()
@@ -301,7 +316,9 @@ def test_update_of_the_convolutional_network_against_float64_autograd():
     for i in reversed(range(5)):
         future = note["rewards"][i] + 0.99 * future
         log_pi = logits[i].log_softmax(0)
-        loss = loss - log_pi[note["actions"][i]] * (future - values[i].item()) + 0.25 * (future - values[i]) ** 2
+        loss = (
+            loss - log_pi[note["actions"][i]] * (future - values[i].item()) + 0.25 * (future - values[i]) ** 2
+        )
         loss = loss + 0.01 * (log_pi.exp() * log_pi).sum()
     loss.backward()
     for fast, plain in zip(everyone.network.parameters(), slow.parameters(), strict=True):
@@ -448,7 +465,9 @@ def test_the_policy_is_sampled_and_value_based_methods_are_greedy():
 
 def test_the_actors_lstm_state_begins_with_each_episode():
     torch.manual_seed(0)
-    actor = Actor(Network(dataclasses.replace(CARTPOLE, lstm=True), 2, (4,)), dataclasses.replace(CARTPOLE, lstm=True))
+    actor = Actor(
+        Network(dataclasses.replace(CARTPOLE, lstm=True), 2, (4,)), dataclasses.replace(CARTPOLE, lstm=True)
+    )
     states, rngs = np.ones((3, 1, 4), np.float32), [np.random.default_rng(i) for i in range(3)]
     actor.start(np.ones(3, bool))
     actor(states, rngs)

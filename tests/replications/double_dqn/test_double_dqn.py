@@ -48,9 +48,16 @@ def test_tuned_is_what_the_paper_says_and_nothing_else():
 def test_protocols():
     plain = resolve("double_dqn", None, "enduro", "paper")
     tuned = resolve("double_dqn", "tuned", "enduro", "paper")
-    assert (plain.protocol.episodes, plain.protocol.max_frames, plain.protocol.epsilon) == (100, 5 * 60 * 60, 0.05)
+    assert (plain.protocol.episodes, plain.protocol.max_frames, plain.protocol.epsilon) == (
+        100,
+        5 * 60 * 60,
+        0.05,
+    )
     assert (tuned.protocol.max_frames, tuned.protocol.epsilon) == (30 * 60 * 60, 0.001)
-    assert (plain.task.published.value, tuned.task.published.value) == (319.5, 1211.8)  # two conditions, two numbers
+    assert (plain.task.published.value, tuned.task.published.value) == (
+        319.5,
+        1211.8,
+    )  # two conditions, two numbers
     paper = load_paper("double_dqn")
     assert sum(t.kind == "atari" for t in paper.variants[""].tasks.values()) == 49
     assert len(paper.variants["tuned"].tasks) == 57
@@ -125,7 +132,9 @@ def test_error_is_clipped_in_the_gradient_and_summed(delta, gradient):
 
 def numpy_layers(net: torch.nn.Module) -> list[tuple[np.ndarray, np.ndarray]]:
     linear = [m for m in net.layers if isinstance(m, torch.nn.Linear)]
-    return [(m.weight.detach().double().numpy().copy(), m.bias.detach().double().numpy().copy()) for m in linear]
+    return [
+        (m.weight.detach().double().numpy().copy(), m.bias.detach().double().numpy().copy()) for m in linear
+    ]
 
 
 def numpy_forward(layers: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> list[np.ndarray]:
@@ -156,12 +165,17 @@ def test_update_against_float64_numpy():
         )  # fmt: skip
         loss = float(update(q, target, optimiser, batch, PAPER))
 
-        chosen, valued = numpy_forward(layers, s2[:, 0])[-1].argmax(axis=1), numpy_forward(frozen, s2[:, 0])[-1]
+        chosen, valued = (
+            numpy_forward(layers, s2[:, 0])[-1].argmax(axis=1),
+            numpy_forward(frozen, s2[:, 0])[-1],
+        )
         disagreed += int((chosen != valued.argmax(axis=1)).sum())
         y = r + 0.99 * valued[np.arange(32), chosen] * ~end
         acts = numpy_forward(layers, s[:, 0])
         delta = y - acts[-1][np.arange(32), a]
-        assert loss == pytest.approx(np.where(abs(delta) <= 1, delta**2 / 2, abs(delta) - 0.5).sum(), rel=1e-4)
+        assert loss == pytest.approx(
+            np.where(abs(delta) <= 1, delta**2 / 2, abs(delta) - 0.5).sum(), rel=1e-4
+        )
         back = np.zeros_like(acts[-1])
         back[np.arange(32), a] = -np.clip(delta, -1, 1)
         gradients = []
@@ -190,7 +204,9 @@ def test_update_of_the_tuned_network_against_float64_autograd():
     frames = torch.from_numpy(rng.integers(0, 256, (16, 5, 84, 84), dtype=np.uint8))
     a, r = torch.from_numpy(rng.integers(4, size=16)), torch.from_numpy(rng.normal(size=16)).float()
     end = torch.from_numpy(rng.random(16) < 0.3)
-    update(q, target, optimiser, Batch(frames[:, :-1], a, r, frames[:, 1:], end, np.zeros((16, 2), int)), TUNED)
+    update(
+        q, target, optimiser, Batch(frames[:, :-1], a, r, frames[:, 1:], end, np.zeros((16, 2), int)), TUNED
+    )
 
     rows = torch.arange(16)
     chosen = on_numbers(slow.layers)(frames[:, 1:].double() / 255).argmax(1)
@@ -233,7 +249,9 @@ def unbroken(tmp_path_factory) -> tuple[Path, list[list[float]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "greedy", spy)
-        return train("double_dqn", "breakout", tmp_path_factory.mktemp("unbroken"), SMALL, variant="tuned"), seen
+        return train(
+            "double_dqn", "breakout", tmp_path_factory.mktemp("unbroken"), SMALL, variant="tuned"
+        ), seen
 
 
 def test_a_tiny_run_reaches_every_branch(unbroken):
@@ -258,4 +276,7 @@ def test_broken_and_resumed_is_the_same(unbroken, tmp_path, monkeypatch):
         assert (folder / name).read_bytes() == (unbroken[0] / name).read_bytes(), name
     one, two = (json.loads((f / "run.json").read_text()) for f in (folder, unbroken[0]))
     assert one["cost"]["attempts"] == 2
-    assert (one["progress"], one["result"]) == (two["progress"], two["result"])  # with the replay memory's checksum
+    assert (one["progress"], one["result"]) == (
+        two["progress"],
+        two["result"],
+    )  # with the replay memory's checksum

@@ -28,7 +28,9 @@ def test_theorem_2_in_closed_form_and_measured():
     assert [o.uniform_bias(m) for m in (2, 10, 100)] == [1 / 3, 9 / 11, 99 / 101]
     found, points = o.theorem_2(SMALL, np.random.default_rng(1))
     assert all(abs(found[f"uniform_bias_{m}"]) < 0.02 for m in (2, 4, 10, 32, 100))
-    assert {x: y for _, name, x, y in points if name.startswith("max")}[100] == pytest.approx(99 / 101, abs=0.001)
+    assert {x: y for _, name, x, y in points if name.startswith("max")}[100] == pytest.approx(
+        99 / 101, abs=0.001
+    )
 
 
 def test_expected_maximum_of_normals():

@@ -144,7 +144,9 @@ def test_update_against_float64_numpy():
         y = r + 0.99 * numpy_forward(frozen, s2[:, 0])[-1].max(axis=1) * ~end
         acts = numpy_forward(layers, s[:, 0])
         delta = y - acts[-1][np.arange(32), a]
-        assert loss == pytest.approx(np.where(abs(delta) <= 1, delta**2 / 2, abs(delta) - 0.5).sum(), rel=1e-4)
+        assert loss == pytest.approx(
+            np.where(abs(delta) <= 1, delta**2 / 2, abs(delta) - 0.5).sum(), rel=1e-4
+        )
         back = np.zeros_like(acts[-1])
         back[np.arange(32), a] = -np.clip(delta, -1, 1)
         gradients = []
@@ -173,11 +175,15 @@ def test_update_of_the_convolutional_network_against_float64_autograd():
     frames = torch.from_numpy(rng.integers(0, 256, (32, 5, 84, 84), dtype=np.uint8))
     a, r = torch.from_numpy(rng.integers(4, size=32)), torch.from_numpy(rng.normal(size=32)).float()
     end = torch.from_numpy(rng.random(32) < 0.5)
-    update(q, target, optimiser, Batch(frames[:, :-1], a, r, frames[:, 1:], end, np.zeros((32, 2), int)), PAPER)
+    update(
+        q, target, optimiser, Batch(frames[:, :-1], a, r, frames[:, 1:], end, np.zeros((32, 2), int)), PAPER
+    )
 
     y = (
         r.double()
-        + 0.99 * on_numbers(slow_target.layers)(frames[:, 1:].double() / 255).amax(1).detach() * (~end).double()
+        + 0.99
+        * on_numbers(slow_target.layers)(frames[:, 1:].double() / 255).amax(1).detach()
+        * (~end).double()
     )
     delta = y - on_numbers(slow.layers)(frames[:, :-1].double() / 255)[torch.arange(32), a]
     torch.where(delta.abs() <= 1, delta**2 / 2, delta.abs() - 0.5).sum().backward()
@@ -194,7 +200,10 @@ def test_exploration_is_uniform_and_greedy_is_argmax():
 
     rng, states = np.random.default_rng(0), torch.zeros(1000, 4)
     assert (act(Fixed(), states, 0.0, rng, 3) == 1).all()
-    counts = np.bincount(np.concatenate([act(Fixed(), states, 0.3, rng, 3) for _ in range(20)]), minlength=3) / 20_000
+    counts = (
+        np.bincount(np.concatenate([act(Fixed(), states, 0.3, rng, 3) for _ in range(20)]), minlength=3)
+        / 20_000
+    )
     assert counts == pytest.approx([0.1, 0.8, 0.1], abs=0.01)
 
 
@@ -221,6 +230,7 @@ def test_no_target_and_no_replay_are_what_the_ablation_says():
     }
     assert all(s["training_steps"] * 4 == 10_000_000 for s in settings.values())
     assert all(
-        s["evaluation_period"] * 4 == 250_000 and s["evaluation_steps"] * 4 == 135_000 for s in settings.values()
+        s["evaluation_period"] * 4 == 250_000 and s["evaluation_steps"] * 4 == 135_000
+        for s in settings.values()
     )
     assert {f.name for f in dataclasses.fields(Config)} == set(settings["both"])

@@ -42,7 +42,8 @@ def test_defaults_are_the_papers():
     paper = load_paper("dqn_2013")
     assert check_defaults(paper) == []
     frames = {
-        name: (resolve(paper, None, name, "paper").frames, task.paper_frames) for name, task in paper.tasks.items()
+        name: (resolve(paper, None, name, "paper").frames, task.paper_frames)
+        for name, task in paper.tasks.items()
     }
     assert frames["pong"] == (40_000_000, 40_000_000)
     assert frames["space_invaders"] == (30_000_000, 30_000_000)
@@ -78,7 +79,9 @@ def test_the_error_is_not_clipped_and_the_gradient_is_the_mean():
         values = torch.zeros(2, 3, requires_grad=True)
         q_loss(values, torch.tensor([1, 1]), torch.tensor([delta, delta])).backward()
         gradients[delta] = values.grad[0].tolist()
-        assert values.grad[0].tolist() == values.grad[1].tolist() == [0, -delta / 2, 0]  # half of -(y - Q): two samples
+        assert (
+            values.grad[0].tolist() == values.grad[1].tolist() == [0, -delta / 2, 0]
+        )  # half of -(y - Q): two samples
     assert gradients[5.0][1] == 5 * gradients[1.0][1]
 
 

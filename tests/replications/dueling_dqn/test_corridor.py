@@ -100,7 +100,10 @@ def test_experiment_by_seed_and_bad_settings():
     assert first.measures != other.measures
     assert {figure for figure, *_ in first.points} == {"actions_5", "actions_10", "actions_20"}
     assert first.measures["ratio_10"] == first.measures["single_10"] / first.measures["dueling_10"]
-    for bad, message in (({"updates": 0}, "must be 1 or more"), ({"fewest_actions": 3}, "the moves alone are 4")):
+    for bad, message in (
+        ({"updates": 0}, "must be 1 or more"),
+        ({"fewest_actions": 3}, "the moves alone are 4"),
+    ):
         with pytest.raises(UserError, match=message):
             c.experiment(c.Config(**bad), 1)
     with pytest.raises(UserError, match="diverged"), np.errstate(all="ignore"):

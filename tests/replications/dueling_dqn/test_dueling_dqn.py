@@ -33,7 +33,8 @@ from tests.training import TINY, on_numbers, train, train_in_two
 
 PAPER = Config()
 SINGLE, PRIORITIZED = (
-    Config(**resolve("dueling_dqn", name, "pong", "paper").settings) for name in ("single_clip", "prioritized")
+    Config(**resolve("dueling_dqn", name, "pong", "paper").settings)
+    for name in ("single_clip", "prioritized")
 )
 SCREENS = (84, 84)
 SMALL = TINY | {"batch_size": 8, "evaluation_steps": 100, "hidden_units": 64}
@@ -237,7 +238,13 @@ def test_update_against_float64_numpy(largest):
     rng = np.random.default_rng(1)
     config = Config(network="mlp", stack=1, hidden_units=16, gradient_clip=largest)
     q, target = (make_network(config, 3, (5,)) for _ in range(2))
-    names = ["layers.1", "layers.3.values.0", "layers.3.values.2", "layers.3.advantages.0", "layers.3.advantages.2"]
+    names = [
+        "layers.1",
+        "layers.3.values.0",
+        "layers.3.values.2",
+        "layers.3.advantages.0",
+        "layers.3.advantages.2",
+    ]
     keys = [f"{name}.{part}" for name in names for part in ("weight", "bias")]
     assert [name for name, _ in q.named_parameters()] == keys
 
@@ -328,7 +335,10 @@ def test_broken_and_resumed_is_the_same(unbroken, tmp_path, monkeypatch):
         assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
     one, two = (json.loads((f / "run.json").read_text()) for f in (folder, unbroken))
     assert one["cost"]["attempts"] == 2
-    assert (one["progress"], one["result"]) == (two["progress"], two["result"])  # with the replay memory's checksum
+    assert (one["progress"], one["result"]) == (
+        two["progress"],
+        two["result"],
+    )  # with the replay memory's checksum
 
 
 def test_priorities_matter_and_are_looked_up_in_the_agents_errors(tmp_path, monkeypatch):
@@ -356,6 +366,8 @@ def test_priorities_matter_and_are_looked_up_in_the_agents_errors(tmp_path, monk
 def test_the_base_variant_broken_and_resumed_is_the_same(tmp_path, monkeypatch):
     toy = {"training_steps": 1500, "replay_start": 200, "evaluation_period": 700, "evaluation_steps": 200}
     whole = train("dueling_dqn", "cartpole", tmp_path / "whole", toy, budget="hour")
-    broken = train_in_two(monkeypatch, 933, "dueling_dqn", "cartpole", tmp_path / "broken", toy, budget="hour")
+    broken = train_in_two(
+        monkeypatch, 933, "dueling_dqn", "cartpole", tmp_path / "broken", toy, budget="hour"
+    )
     for name in ("model.safetensors", "curve.csv", "episodes.csv"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name

@@ -23,12 +23,16 @@ def paper():
 def test_seven_tasks_of_a_million_steps_and_no_verdict(paper):
     for variant in ("", "no_clip", "adaptive_kl", "clip_01", "clip_03"):
         tasks = {t.name: t for t in paper.variants[variant].tasks.values() if t.kind == "gym" and t.in_paper}
-        assert {name: task.env_id for name, task in tasks.items()} == {n: f"{env}-v5" for n, env in TASKS.items()}
+        assert {name: task.env_id for name, task in tasks.items()} == {
+            n: f"{env}-v5" for n, env in TASKS.items()
+        }
         for name, task in tasks.items():
             resolved = papers.resolve(paper, variant or None, name, "paper")
             assert resolved.settings["training_steps"] == task.paper_frames == resolved.frames == 1_000_000
             assert (task.published, task.bar) == (None, None)
-            verdict = decide([3000.0] * 3, published=None, random=None, published_reason=task.published_reason)
+            verdict = decide(
+                [3000.0] * 3, published=None, random=None, published_reason=task.published_reason
+            )
             assert verdict.key == "no_published"
             assert task.published_reason in verdict.sentence
 
@@ -36,7 +40,10 @@ def test_seven_tasks_of_a_million_steps_and_no_verdict(paper):
 def test_figures_that_stand_there_as_context_are_those_of_the_table(paper):
     for name in TASKS:
         said = paper.tasks[name].published_reason
-        for metric, words, known in (("ppo2_rerun", "the released code (ppo2)", PPO2), ("cleanrl", "CleanRL", CLEANRL)):
+        for metric, words, known in (
+            ("ppo2_rerun", "the released code (ppo2)", PPO2),
+            ("cleanrl", "CleanRL", CLEANRL),
+        ):
             if name in known:
                 row = papers.find_row(paper.folder / "published.csv", name, metric)
                 assert row.value == known[name]

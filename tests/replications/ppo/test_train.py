@@ -53,7 +53,9 @@ def test_annealing_and_the_number_of_iterations():
 
 def test_small_network_is_the_2013_one():
     net = ScreenNetwork(4, 4, "small")
-    assert sum(p.numel() for p in net.parameters()) == 677_429  # one layer for four actions, one for the value
+    assert (
+        sum(p.numel() for p in net.parameters()) == 677_429
+    )  # one layer for four actions, one for the value
     assert sum(p.numel() for p in ScreenNetwork(4, 4, "nature").parameters()) == 1_686_180 + 513
 
 
@@ -72,7 +74,9 @@ def test_network_equals_plain_convolutions(kind):
             x = layer(x)
     heads = net(states)
     torch.testing.assert_close(heads.outputs.double(), x @ net.policy.weight.double().T, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(heads.values.double(), (x @ net.value.weight.double().T)[:, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        heads.values.double(), (x @ net.value.weight.double().T)[:, 0], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_initial_weights_are_orthogonal_with_their_gains():
@@ -129,7 +133,9 @@ def test_gae_equals_the_double_loop_and_its_two_limits():
     for lam in (0.0, 0.95, 1.0):
         fast = gae(rewards, values, last, terminals, ends, cuts, 0.99, lam)
         for n in range(3):
-            slow = slow_gae(rewards[:, n], values[:, n], last[n], terminals[:, n], ends[:, n], cuts[:, n], 0.99, lam)
+            slow = slow_gae(
+                rewards[:, n], values[:, n], last[n], terminals[:, n], ends[:, n], cuts[:, n], 0.99, lam
+            )
             np.testing.assert_allclose(fast[:, n], slow, atol=1e-12)
     no = np.zeros((40, 3), bool)
     monte_carlo, value = np.zeros((40, 3)), last
@@ -145,14 +151,17 @@ def test_gae_equals_the_double_loop_and_its_two_limits():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "advantage", "gain", "gradient"), [(1.3, 1.0, 1.2, 0.0), (1.3, -1.0, -1.3, -1.0), (0.7, -1.0, -0.8, 0.0)]
+    ("ratio", "advantage", "gain", "gradient"),
+    [(1.3, 1.0, 1.2, 0.0), (1.3, -1.0, -1.3, -1.0), (0.7, -1.0, -0.8, 0.0)],
 )
 def test_clipped_surrogate(ratio, advantage, gain, gradient):
     r = torch.tensor([ratio], requires_grad=True)
     out = surrogate(r, torch.tensor([advantage]), "clip", 0.2)
     out.sum().backward()
     assert (out.item(), r.grad.item()) == (pytest.approx(gain), gradient)
-    assert surrogate(r.detach(), torch.tensor([advantage]), "none", 0.2).item() == pytest.approx(ratio * advantage)
+    assert surrogate(r.detach(), torch.tensor([advantage]), "none", 0.2).item() == pytest.approx(
+        ratio * advantage
+    )
 
 
 def random_minibatch(
@@ -170,12 +179,20 @@ def random_minibatch(
     near = Heads(heads.outputs + 0.05 * normal(size, actions), heads.values, old_log_std)
     old = log_probs_and_entropy(near, taken)[0] + 0.05 * normal(size)
     batch = Minibatch(
-        torch.zeros(size), taken, normal(size), normal(size), old, heads.values + 0.3 * normal(size), near.outputs
+        torch.zeros(size),
+        taken,
+        normal(size),
+        normal(size),
+        old,
+        heads.values + 0.3 * normal(size),
+        near.outputs,
     )
     return heads, batch, old_log_std
 
 
-def numpy_loss(heads: Heads, batch: Minibatch, old_log_std, clip: float, beta: float, c: Config) -> dict[str, float]:
+def numpy_loss(
+    heads: Heads, batch: Minibatch, old_log_std, clip: float, beta: float, c: Config
+) -> dict[str, float]:
     out, values = heads.outputs.double().numpy(), heads.values.double().numpy()
     a, adv, returns = batch.actions.numpy(), batch.advantages.double().numpy(), batch.returns.double().numpy()
     old_out, old_values = batch.outputs.double().numpy(), batch.values.double().numpy()
@@ -202,7 +219,13 @@ def numpy_loss(heads: Heads, batch: Minibatch, old_log_std, clip: float, beta: f
         error = np.maximum(error, (old_values + np.clip(values - old_values, -clip, clip) - returns) ** 2)
     loss = -gain + c.value_coefficient * error.mean() - c.entropy_coefficient * entropy.mean()
     fraction = (np.abs(ratio - 1) > clip).mean()
-    return {"loss": loss, "policy": -gain, "value": error.mean(), "entropy": entropy.mean(), "clipped": fraction}
+    return {
+        "loss": loss,
+        "policy": -gain,
+        "value": error.mean(),
+        "entropy": entropy.mean(),
+        "clipped": fraction,
+    }
 
 
 @pytest.mark.parametrize("continuous", [False, True])
@@ -362,7 +385,9 @@ def test_a_time_cap_is_bootstrapped_through_and_a_fall_is_not(tmp_path, spied, m
 
 
 def test_normalisation_of_observations_and_rewards(tmp_path, spied):
-    folder = train("ppo", "hopper", tmp_path, {"training_steps": 512, "rollout_steps": 256, "minibatch_size": 64})
+    folder = train(
+        "ppo", "hopper", tmp_path, {"training_steps": 512, "rollout_steps": 256, "minibatch_size": 64}
+    )
     states = torch.cat([batch.states for batch, _, _ in spied["loss"][-4:]])
     assert states.abs().max() <= 10
     assert 0.5 < states.std() < 2
@@ -372,7 +397,9 @@ def test_normalisation_of_observations_and_rewards(tmp_path, spied):
     policy = load_policy(Config(network="mlp", stack=1), 3, (11,), weights, torch.device("cpu"))
     actions = policy(np.zeros((2, 1, 11), np.float32), [np.random.default_rng(0), np.random.default_rng(0)])
     assert actions.shape == (2, 3)
-    np.testing.assert_allclose(actions[0], actions[1], rtol=1e-5)  # a generator per state, and nothing else is random
+    np.testing.assert_allclose(
+        actions[0], actions[1], rtol=1e-5
+    )  # a generator per state, and nothing else is random
 
 
 def test_adaptive_penalty_moves_in_a_training(tmp_path, monkeypatch):
@@ -386,5 +413,7 @@ def test_adaptive_penalty_moves_in_a_training(tmp_path, monkeypatch):
 
 
 def test_a_minibatch_that_does_not_divide_is_refused_before_any_time_is_spent(tmp_path):
-    with pytest.raises(UserError, match=r"minibatch_size 33 does not divide the 128 .*num_envs 2 x rollout_steps 64"):
+    with pytest.raises(
+        UserError, match=r"minibatch_size 33 does not divide the 128 .*num_envs 2 x rollout_steps 64"
+    ):
         train("ppo", "cartpole", tmp_path, TINY | {"minibatch_size": 33})

@@ -55,7 +55,9 @@ class Dense:
         else:
             target = (1 - 1 / self.n) * max(self.q(state + 1, 0), self.q(state + 1, 1))
         error = target - self.q(state, right)
-        self.weights[self.right[state] if right else 1 - self.right[state]] += 0.25 * error * self.features(state)
+        self.weights[self.right[state] if right else 1 - self.right[state]] += (
+            0.25 * error * self.features(state)
+        )
         return error
 
     def squares(self):
@@ -103,7 +105,16 @@ def replay(choice, errors: dict[int, float], times: int) -> list[int]:
 
 
 def test_greedy_sees_everything_once_in_order_and_then_the_largest_error():
-    assert replay(b.greedy(5, rng()), {0: 0.1, 1: 0.9, 2: -0.95, 3: 0.2, 4: 0.3}, 8) == [0, 1, 2, 3, 4, 2, 2, 2]
+    assert replay(b.greedy(5, rng()), {0: 0.1, 1: 0.9, 2: -0.95, 3: 0.2, 4: 0.3}, 8) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        2,
+        2,
+        2,
+    ]
 
 
 def frequencies(found: list[int], size: int) -> np.ndarray:
@@ -137,14 +148,18 @@ def test_proportional_draws_by_a_power_of_the_error():
     errors = {0: 1.0, 1: -2.0, 2: 3.0, 3: 4.0, 4: 0.0}
     found = replay(b.proportional(5, rng(), 1.0, 0.0), errors, 40_000)[4000:]
     assert found.count(4) == 0
-    assert stats.chisquare(frequencies(found, 5)[:4], len(found) * np.array([0.1, 0.2, 0.3, 0.4])).pvalue > 0.001
+    assert (
+        stats.chisquare(frequencies(found, 5)[:4], len(found) * np.array([0.1, 0.2, 0.3, 0.4])).pvalue > 0.001
+    )
     halved = replay(b.proportional(2, rng(), 0.5, 0.0), {0: 1.0, 1: 4.0}, 20_000)[2000:]
     assert halved.count(1) / len(halved) == pytest.approx(2 / 3, abs=0.015)
 
 
 def test_uniform_is_uniform():
     assert (
-        stats.chisquare(frequencies(replay(b.uniform(6, rng()), dict.fromkeys(range(6), 9.0), 12_000), 6)).pvalue
+        stats.chisquare(
+            frequencies(replay(b.uniform(6, rng()), dict.fromkeys(range(6), 9.0), 12_000), 6)
+        ).pvalue
         > 0.001
     )
 

@@ -90,7 +90,9 @@ def test_priorities_are_sizes_of_errors_not_clipped():
     )
 
 
-@pytest.mark.parametrize(("delta", "weight", "gradient"), [(0.5, 1, 0.5), (7, 0.5, 0.5), (-3, 0.25, -0.25), (7, 1, 1)])
+@pytest.mark.parametrize(
+    ("delta", "weight", "gradient"), [(0.5, 1, 0.5), (7, 0.5, 0.5), (-3, 0.25, -0.25), (7, 1, 1)]
+)
 def test_the_weight_multiplies_the_clipped_error(delta, weight, gradient):
     """w clip(delta): an error of 7 at weight .5 pulls with .5, where clip(w delta) would pull with 1. Summed, not averaged."""
     values = torch.zeros(2, 3, requires_grad=True)
@@ -208,7 +210,11 @@ def test_large_errors_are_drawn_more_often(tmp_path, monkeypatch):
 
     monkeypatch.setattr(script, "new_priorities", half)
     _, spy = spied(
-        monkeypatch, "prioritized_dqn", "cartpole", tmp_path, CARTPOLE | {"replay_capacity": 800, "training_steps": 800}
+        monkeypatch,
+        "prioritized_dqn",
+        "cartpole",
+        tmp_path,
+        CARTPOLE | {"replay_capacity": 800, "training_steps": 800},
     )
     late = np.concatenate(spy.drawn[-60:])[:, 1] % 2
     assert (late == 0).mean() > 0.9
@@ -219,14 +225,19 @@ def same(folder: Path, whole: Path) -> None:
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     one, two = (json.loads((f / "run.json").read_text()) for f in (folder, whole))
     assert one["cost"]["attempts"] == 2
-    assert (one["progress"], one["result"]) == (two["progress"], two["result"])  # with the replay memory's checksum
+    assert (one["progress"], one["result"]) == (
+        two["progress"],
+        two["result"],
+    )  # with the replay memory's checksum
 
 
 def same_priorities(one: Priorities, two: Priorities) -> None:
     a, b = one.state_dict(), two.state_dict()
     assert a.keys() == b.keys()
     for name in a:
-        pairs = zip(a[name].values(), b[name].values(), strict=True) if name == "order" else [(a[name], b[name])]
+        pairs = (
+            zip(a[name].values(), b[name].values(), strict=True) if name == "order" else [(a[name], b[name])]
+        )
         assert all(np.array_equal(x, y) for x, y in pairs), name
 
 
@@ -236,7 +247,9 @@ def same_priorities(one: Priorities, two: Priorities) -> None:
 )
 def test_broken_and_resumed_is_the_same(tmp_path, monkeypatch, variant, order, settings):
     options = {"variant": variant}
-    whole, spy = spied(monkeypatch, "prioritized_dqn", "cartpole", tmp_path / "whole", CARTPOLE | settings, **options)
+    whole, spy = spied(
+        monkeypatch, "prioritized_dqn", "cartpole", tmp_path / "whole", CARTPOLE | settings, **options
+    )
     assert isinstance(spy.order, order)
     assert spy.order.exponent == (0.7 if variant else 0.6)
     assert json.loads((whole / "run.json").read_text())["progress"]["episodes"] > 5

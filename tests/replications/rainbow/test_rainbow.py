@@ -98,7 +98,9 @@ def test_epsilon_is_zero_with_noisy_layers_and_falls_without():
 
 
 def test_beta_reaches_one_at_the_end():
-    assert [importance_exponent(s, PAPER) for s in (0, 25_000_000, 50_000_000)] == pytest.approx([0.4, 0.7, 1.0])
+    assert [importance_exponent(s, PAPER) for s in (0, 25_000_000, 50_000_000)] == pytest.approx(
+        [0.4, 0.7, 1.0]
+    )
 
 
 # --- the network ---
@@ -287,7 +289,9 @@ def test_update_against_float64_numpy(double):
     rng = np.random.default_rng(2)
     q, target = (RainbowNetwork(config, 3, (5,)).eval() for _ in range(2))
     optimiser = Adam(q, config)
-    mine, frozen = ({n: p.detach().double().numpy().copy() for n, p in net.named_parameters()} for net in (q, target))
+    mine, frozen = (
+        {n: p.detach().double().numpy().copy() for n, p in net.named_parameters()} for net in (q, target)
+    )
     moments = {n: [np.zeros_like(a), np.zeros_like(a)] for n, a in mine.items()}
     z = np.linspace(-10, 10, 51)
 
@@ -306,7 +310,11 @@ def test_update_against_float64_numpy(double):
         w = rng.random(16)
         loss, sizes = update(q, target, optimiser, batch, torch.from_numpy(w).float(), config)
 
-        s, s2, a = batch.states[:, 0].double().numpy(), batch.next_states[:, 0].double().numpy(), batch.actions.numpy()
+        s, s2, a = (
+            batch.states[:, 0].double().numpy(),
+            batch.next_states[:, 0].double().numpy(),
+            batch.actions.numpy(),
+        )
         values = numpy_softmax(forward(mine if double else frozen, s2)[2]) @ z
         chosen = numpy_softmax(forward(frozen, s2)[2])[rows, values.argmax(axis=1)]
         returns = batch.rewards.double().numpy() @ 0.99 ** np.arange(3)
@@ -350,7 +358,9 @@ def test_priorities_are_losses_without_weights():
     _, weighted = update(copy, target, Adam(copy, MLP), batch, torch.linspace(0.1, 1, 8), MLP)
     assert (plain == weighted).all()
     assert (plain > 0).all()
-    assert new_priorities(torch.tensor([-1e-7, 0.0, 2.5]), PAPER).tolist() == pytest.approx([1e-6, 1e-6, 2.5 + 1e-6])
+    assert new_priorities(torch.tensor([-1e-7, 0.0, 2.5]), PAPER).tolist() == pytest.approx(
+        [1e-6, 1e-6, 2.5 + 1e-6]
+    )
 
 
 @pytest.mark.parametrize(("settings_", "passes"), [({}, 3), ({"double": False}, 2), ({"noisy": False}, 0)])
@@ -389,7 +399,13 @@ class Notes:
 
     def __init__(self, patch: pytest.MonkeyPatch):
         notes = self
-        notes.acting, notes.evaluating, notes.given, notes.batches, notes.priorities = set(), set(), [], [], None
+        notes.acting, notes.evaluating, notes.given, notes.batches, notes.priorities = (
+            set(),
+            set(),
+            [],
+            [],
+            None,
+        )
         notes.draws = 0
 
         class Spy(Priorities):
@@ -444,7 +460,10 @@ def test_a_tiny_run_reaches_every_branch(unbroken):
     counts = run["result"]["counts"]
     assert run["progress"]["updates"] == len(notes.given) == 25  # (480 - 80) / 16
     assert (counts["target_copies"], counts["evaluations"], counts["ring_wraps"]) == (2, 2, 1)
-    assert (notes.acting, notes.evaluating) == ({True}, {False})  # noise where it acts, none where it is evaluated
+    assert (notes.acting, notes.evaluating) == (
+        {True},
+        {False},
+    )  # noise where it acts, none where it is evaluated
     curve = list(csv.DictReader((folder / "curve.csv").open()))
     assert [float(row["beta"]) for row in curve] == pytest.approx([0.7, 1.0])
     assert [float(row["epsilon"]) for row in curve] == [0.0, 0.0]
@@ -477,14 +496,18 @@ def test_broken_and_resumed_is_the_same(tmp_path, monkeypatch, num_envs):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_does_what_it_says(variant, tmp_path, monkeypatch):
     notes = Notes(monkeypatch)
-    folder = train("rainbow", "cartpole", tmp_path, CARTPOLE | VARIANTS[variant] | {"final_exploration_step": 200})
+    folder = train(
+        "rainbow", "cartpole", tmp_path, CARTPOLE | VARIANTS[variant] | {"final_exploration_step": 200}
+    )
     run = json.loads((folder / "run.json").read_text())
     assert run["progress"]["updates"] == 170
     curve = list(csv.DictReader((folder / "curve.csv").open()))
     assert all(float(row["loss"]) > 0 for row in curve)
     assert len(notes.given) == notes.draws == (0 if variant == "no_priority" else 170)
     assert {n for n, _ in notes.batches} == {1 if variant == "no_multistep" else 3}
-    assert {int(k) for _, steps in notes.batches for k in steps} == ({1} if variant == "no_multistep" else {1, 2, 3})
+    assert {int(k) for _, steps in notes.batches for k in steps} == (
+        {1} if variant == "no_multistep" else {1, 2, 3}
+    )
     assert run["progress"]["episodes"] > 5
     epsilons = [float(row["epsilon"]) for row in curve]
     assert epsilons == (pytest.approx([1 - 0.99 * 140 / 200, 0.01]) if variant == "no_noisy" else [0, 0])
