@@ -80,7 +80,7 @@ def subject(kind: str, num_envs: int) -> Callable[[int], float]:
         for action in actions:
             done = envs.step(action).done
             if done.any():
-                envs.restart(done)
+                envs.reset_where(done)
         return time.perf_counter() - began
 
     run = run_bare if kind.startswith("emulator") else run_layer

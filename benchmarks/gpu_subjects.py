@@ -17,7 +17,7 @@ from benchmarks.learning import TASK
 from benchmarks.process import Finished, serve
 from benchmarks.soak import fill
 from common import papers
-from common.learning.layers import Captured
+from common.learning.layers import CudaGraphed
 from common.learning.replay import Replay
 from common.runs import run as runs
 
@@ -55,13 +55,15 @@ class Updates:
             kind: self._step(on) for kind, on in (("eager", False), ("graph", True)) if self.cuda or not on
         }
 
-    def _step(self, graph: bool) -> Captured:
+    def _step(self, graph: bool) -> CudaGraphed:
         q, target = (
             self.script.make_network(self.config, 6, (84, 84)).to(self.replay.device) for _ in range(2)
         )
         optimiser = self.script.RMSProp(q, self.config)
-        return Captured(
-            lambda places: self.script.update(q, target, optimiser, self.replay.gather(places), self.config),
+        return CudaGraphed(
+            lambda flat_indices: self.script.update(
+                q, target, optimiser, self.replay.gather(flat_indices), self.config
+            ),
             on=graph,
         )
 
@@ -73,12 +75,12 @@ class Updates:
         """So many updates as `train` makes them, drawing included."""
         for _ in range(count):
             indices = self.replay.draw(self.rng, self.config.batch_size)
-            self.loss_sum.add_(self.steps[kind](self.replay.places(indices)))
+            self.loss_sum.add_(self.steps[kind](self.replay.flat_indices(indices)))
 
     def seconds(self, kind: str, count: int) -> float:
         """One of `count` updates whose places were drawn and sent beforehand; the GPU has finished at both ends."""
         draws = [self.replay.draw(self.rng, self.config.batch_size) for _ in range(count)]
-        places = [self.replay.places(indices) for indices in draws]
+        places = [self.replay.flat_indices(indices) for indices in draws]
         self.synchronise()
         began = time.perf_counter()
         for there in places:
@@ -90,7 +92,7 @@ class Updates:
         """Waits per graph update. Raises RuntimeError if a wait that is made on purpose is not counted."""
         if waits(lambda: self.loss_sum.item()) < 1:
             raise RuntimeError("PyTorch's sync debug mode does not count a wait that is made on purpose")
-        self.train("graph", Captured.WARM_UP + 1)
+        self.train("graph", CudaGraphed.WARM_UP + 1)
         return waits(lambda: self.train("graph", count)) / count
 
 

@@ -326,7 +326,7 @@ def update_worker(connection: Connection, options: dict[str, Any]) -> None:
     script = importlib.import_module(f"replications.{options['paper']}.train")
     c, rng = script.Config(), np.random.default_rng(1)
     replay = Replay(1000, (84, 84), stack=c.stack)
-    replay.start(rng.integers(256, size=(1, 84, 84), dtype=np.uint8))
+    replay.begin_episodes(rng.integers(256, size=(1, 84, 84), dtype=np.uint8))
     for _ in range(999):
         obs = rng.integers(256, size=(1, 84, 84), dtype=np.uint8)
         replay.add(rng.integers(6, size=1), rng.integers(-1, 2, size=1), rng.random(1) < 0.001, obs)

@@ -71,7 +71,7 @@ class Subject:
         )
         envs.reset()
         self.pool = self.rng.integers(256, size=(256, 1, *envs.obs_shape), dtype=np.uint8)
-        self.replay.start(self.pool[0])
+        self.replay.begin_episodes(self.pool[0])
 
     def add(self, count: int) -> None:
         """So many agent steps, with an end of an episode now and then."""
@@ -82,7 +82,7 @@ class Subject:
             obs, last = self.pool[self.at.agent_steps % 256], self.at.agent_steps % EPISODE == 0
             self.replay.add(actions[k], rewards, over if last else going, obs)
             if last:
-                self.replay.start(obs)
+                self.replay.begin_episodes(obs)
 
     def fill(self) -> dict[str, Any]:
         """Writes every slot of the ring once. Resident memory in GB before, after, and with so many slots written."""

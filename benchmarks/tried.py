@@ -62,7 +62,7 @@ def batches(ring: int) -> tuple[Call, Call]:
     copy.load()
     return (
         lambda: replay.sample(rng, 32),
-        lambda: copy.gather(copy.places(replay.draw(rng, 32))),
+        lambda: copy.gather(copy.flat_indices(replay.draw(rng, 32))),
     )
 
 

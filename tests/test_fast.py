@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import papers
 from common.environments.atari import AtariEnvs
-from common.learning.layers import Captured
+from common.learning.layers import CudaGraphed
 from common.learning.replay import Replay
 from common.learning.replay_on_device import ReplayOnDevice
 from common.runs import run as runs
@@ -54,9 +54,9 @@ def test_updates_beside_the_emulators_are_those_without_the_steps_under_way(tmp_
         send(self, self.held)
         return recv(self)
 
-    def look(self, places):
+    def look(self, flat_indices):
         seen.append((bool(stepping), self.written.sum() + 4 * bool(stepping)))
-        return gather(self, places)
+        return gather(self, flat_indices)
 
     monkeypatch.setattr(AtariEnvs, "_send", hold)
     monkeypatch.setattr(AtariEnvs, "_recv", step_now)
@@ -76,11 +76,11 @@ def test_every_script_has_the_order(paper, tmp_path, monkeypatch):
     """While the emulators step, not one update sees the transitions under way; in the paper's order, each sees them all."""
     stored: list[int] = []  # transitions, at each update
 
-    def places(self, indices):
+    def flat_indices(self, indices):
         stored.append(int(self.complete.sum()))
         return indices
 
-    monkeypatch.setattr(Replay, "places", places)
+    monkeypatch.setattr(Replay, "flat_indices", flat_indices)
     size = SHORT | {"training_steps": 260, "replay_capacity": 300, "num_envs": 4, "update_period": 4}
     train(paper, "cartpole", tmp_path / "beside", size | {"learn_while_stepping": True})
     assert stored == list(range(200, 260, 4))
@@ -128,17 +128,17 @@ class NoGPU:
 
     def __init__(self, monkeypatch):
         self.recorded = self.played = self.before = 0
-        monkeypatch.setattr(Captured, "_aside", self.aside)
+        monkeypatch.setattr(CudaGraphed, "_aside", self.aside)
         monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self.Graph(self))
         monkeypatch.setattr(torch.cuda, "graph", self.record)
         monkeypatch.setattr(Replay, "_make_copy", lambda replay: ReplayOnDevice(replay, "cpu"))
-        call = Captured.__call__
+        call = CudaGraphed.__call__
 
         def called(captured, *inputs):
             self.captured = captured
             return call(captured, *inputs)
 
-        monkeypatch.setattr(Captured, "__call__", called)
+        monkeypatch.setattr(CudaGraphed, "__call__", called)
 
     def aside(self, *inputs):
         self.before += 1
@@ -175,7 +175,7 @@ def test_an_update_as_a_graph_is_the_same_update(paper, task, tmp_path, monkeypa
     plain = outcome(train(paper, task, tmp_path / "plain", size))
     cuda = NoGPU(monkeypatch)
     assert outcome(train(paper, task, tmp_path / "graph", size | {"cuda_graph": True})) == plain
-    assert (cuda.before, cuda.recorded) == (Captured.WARM_UP, 1)
+    assert (cuda.before, cuda.recorded) == (CudaGraphed.WARM_UP, 1)
     assert cuda.played > 20
 
 
@@ -192,12 +192,12 @@ def test_ppos_acting_and_gradient_steps_as_graphs_are_the_same(variant, tmp_path
     plain = outcome(train("ppo", "breakout", tmp_path / "plain", size, variant=variant))
     cuda = NoGPU(monkeypatch)
     monkeypatch.setattr(
-        importlib.import_module("replications.ppo.train"), "Captured", lambda f, _: Captured(f, True)
+        importlib.import_module("replications.ppo.train"), "CudaGraphed", lambda f, _: CudaGraphed(f, True)
     )
     assert outcome(train("ppo", "breakout", tmp_path / "graph", size, variant=variant)) == plain
     epochs = 4 if variant else 3
-    assert (cuda.before, cuda.recorded) == (2 * Captured.WARM_UP, 2)
-    assert cuda.played == 4 * (64 + epochs * 4) - 2 * Captured.WARM_UP
+    assert (cuda.before, cuda.recorded) == (2 * CudaGraphed.WARM_UP, 2)
+    assert cuda.played == 4 * (64 + epochs * 4) - 2 * CudaGraphed.WARM_UP
 
 
 def test_what_waits_for_the_host_cannot_be_recorded(monkeypatch):
@@ -209,8 +209,8 @@ def test_what_waits_for_the_host_cannot_be_recorded(monkeypatch):
         total.add_(x.sum())
         return total if float(total) > 0 else -total
 
-    captured = Captured(looks, on=True)
-    for _ in range(Captured.WARM_UP):
+    captured = CudaGraphed(looks, on=True)
+    for _ in range(CudaGraphed.WARM_UP):
         captured(torch.ones(3))
     with pytest.raises(RuntimeError, match="waits for the host"):
         captured(torch.ones(3))
@@ -219,14 +219,14 @@ def test_what_waits_for_the_host_cannot_be_recorded(monkeypatch):
 def test_a_graph_is_given_the_newest_inputs(monkeypatch):
     NoGPU(monkeypatch)
     total = torch.zeros(())
-    captured = Captured(lambda x, y: total.add_((x * y).sum()), on=True)
+    captured = CudaGraphed(lambda x, y: total.add_((x * y).sum()), on=True)
     for k in range(8):
         captured(torch.full((2,), float(k)), torch.tensor([1.0, 10.0]))
     assert float(total) == sum(11 * k for k in range(8))
 
 
 def test_off_it_is_the_function_itself():
-    assert Captured(lambda x: x + 1, on=False)(2) == 3
+    assert CudaGraphed(lambda x: x + 1, on=False)(2) == 3
 
 
 # --- with a GPU ---
@@ -246,7 +246,7 @@ def test_on_a_gpu_graph_and_plain_agree_and_nothing_waits(paper, tmp_path, monke
             "minibatch_size": 32,
             "log_period": 256,
         }
-    call = Captured.__call__
+    call = CudaGraphed.__call__
 
     def watched(self, *inputs):
         if self.graph is None:
@@ -257,7 +257,7 @@ def test_on_a_gpu_graph_and_plain_agree_and_nothing_waits(paper, tmp_path, monke
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Captured, "__call__", watched)
+    monkeypatch.setattr(CudaGraphed, "__call__", watched)
     weights = []
     for graph in (False, True):
         resolved = papers.resolve(paper, None, "breakout", "smoke", size | {"cuda_graph": graph})
@@ -275,13 +275,13 @@ def test_on_a_gpu_the_memory_gives_the_same_batches():
     one, two = Replay(600, (84, 84), num_envs=2), Replay(600, (84, 84), num_envs=2, device="cuda")
     rng = np.random.default_rng(0)
     for memory in (one, two):
-        memory.start(np.zeros((2, 84, 84), np.uint8))
+        memory.begin_episodes(np.zeros((2, 84, 84), np.uint8))
     for t in range(700):
         frames, over = rng.integers(0, 255, (2, 84, 84), dtype=np.uint8), rng.random(2) < 0.05
         for memory in (one, two):
             memory.add(np.array([t % 4, 1]), np.array([1.0, -1.0]), over, frames)
             if over.any():
-                memory.start(frames, over)
+                memory.begin_episodes(frames, over)
     a, b = (memory.sample(np.random.default_rng(1), 256) for memory in (one, two))
     for name in ("states", "actions", "rewards", "next_states", "terminals"):
         assert torch.equal(getattr(a, name), getattr(b, name).cpu()), name

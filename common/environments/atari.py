@@ -188,7 +188,7 @@ class FrameStack:
     def __init__(self, num_envs: int, depth: int, shape: tuple[int, ...], dtype):
         self.planes = np.zeros((num_envs, depth, *shape), dtype=dtype)
 
-    def start(self, obs: np.ndarray, mask: np.ndarray) -> None:
+    def begin_episodes(self, obs: np.ndarray, mask: np.ndarray) -> None:
         self.planes[mask] = 0
         self.planes[mask, -1] = obs[mask]
 

@@ -71,12 +71,12 @@ class ReplayableEnvs:
         """Starts an episode everywhere, with the given seeds (N,) or the run's own; returns (N, *obs_shape)."""
         everyone = np.ones(self.num_envs, dtype=bool)
         if seeds is None:
-            return self.restart(everyone)
+            return self.reset_where(everyone)
         obs = self._reset(everyone, seeds)
         self._begin(everyone)
         return obs
 
-    def restart(self, mask: np.ndarray) -> np.ndarray:
+    def reset_where(self, mask: np.ndarray) -> np.ndarray:
         """Starts a new episode in each masked environment; returns all current observations (N, *obs_shape)."""
         seeded = mask & (self._episodes % self.reseed_every == 0)
         obs = None
@@ -152,7 +152,7 @@ class ReplayableEnvs:
                 last = int(episodes[i]) - 1
                 self._episodes[i] = last - last % self.reseed_every
                 for _ in range(last % self.reseed_every + 1):
-                    obs = self.restart(only)
+                    obs = self.reset_where(only)
             if t < longest:
                 actions = np.array(
                     [a[t - (longest - len(a))] if t >= longest - len(a) else idle for a in past]

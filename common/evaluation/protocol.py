@@ -115,7 +115,7 @@ def play_steps(
     dropped. `check` is called every hundred steps and may raise."""
     stacked = FrameStack(1, stack, envs.obs_shape, envs.obs_dtype)
     everyone = np.ones(1, dtype=bool)
-    stacked.start(envs.reset(), everyone)
+    stacked.begin_episodes(envs.reset(), everyone)
     begin(policy, everyone)
     scores = []
     for t in range(steps):
@@ -125,7 +125,7 @@ def play_steps(
         stacked.push(step.obs)
         if step.done[0]:
             scores.append(step.scores[0])
-            stacked.start(envs.restart(everyone), everyone)
+            stacked.begin_episodes(envs.reset_where(everyone), everyone)
             begin(policy, everyone)
     return np.array(scores)
 
@@ -164,7 +164,7 @@ def play_group(
     n = len(seeds)
     stacked = FrameStack(n, stack, envs.obs_shape, envs.obs_dtype)
     rngs = [np.random.default_rng(int(seed)) for seed in seeds]
-    stacked.start(envs.reset(seeds), np.ones(n, dtype=bool))
+    stacked.begin_episodes(envs.reset(seeds), np.ones(n, dtype=bool))
     begin(policy, np.ones(n, dtype=bool))
     episodes: list[Episode | None] = [None] * n
     screens: list[np.ndarray] = []
@@ -191,7 +191,7 @@ def play_group(
                     int(seeds[i]), float(step.scores[i]), length, discounted_return=returns.mean(i, length)
                 )
         if step.done.any():  # those that have finished play on, unrecorded, so that the batch keeps its size
-            stacked.start(envs.restart(step.done), step.done)
+            stacked.begin_episodes(envs.reset_where(step.done), step.done)
             begin(policy, step.done)
         t += 1
     if film is not None:

@@ -34,12 +34,12 @@ def flatten_parameters(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Ten
     return weights, gradients
 
 
-def crossed(period: int, before: int, after: int) -> int:
+def times_due(period: int, before: int, after: int) -> int:
     """How many multiples of `period` lie in (before, after]: what is due when a counter moves by more than one."""
     return after // period - before // period
 
 
-class Captured:
+class CudaGraphed:
     """A function of tensors as one CUDA graph: its many small kernels are launched at once. The same kernels, the same numbers.
 
     The function takes tensors (or None) of the same shapes at every call and returns a tensor or a tuple of them. It may change what it

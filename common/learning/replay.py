@@ -93,7 +93,7 @@ class Replay:
 
     # --- writing ---
 
-    def start(self, obs: np.ndarray, mask: np.ndarray | None = None) -> None:
+    def begin_episodes(self, obs: np.ndarray, mask: np.ndarray | None = None) -> None:
         """The first observation of a new episode in each masked environment. obs: (N, *obs_shape)."""
         envs = self._everyone if mask is None else np.flatnonzero(mask)
         self._append(envs, obs[envs], np.zeros(len(envs), np.uint8))
@@ -177,19 +177,19 @@ class Replay:
         keep = np.flatnonzero(self.may_sample(env, position))[:count][::-1]
         return np.stack([env[keep], position[keep] % self.slots], axis=1)
 
-    def places(self, indices: np.ndarray) -> torch.Tensor | np.ndarray:
+    def flat_indices(self, indices: np.ndarray) -> torch.Tensor | np.ndarray:
         """(B, 2) indices (environment, slot), sent to the GPU if the memory is there: what `gather` takes as well."""
-        return indices if self.on_device is None else self.on_device.places(indices)
+        return indices if self.on_device is None else self.on_device.flat_indices(indices)
 
     def gather(self, indices: np.ndarray | torch.Tensor) -> Batch:
         """The transitions at (B, 2) indices (environment, slot), stacks rebuilt.
 
-        Given `places` on a GPU it never waits for the host, and may be part of a CUDA graph; the batch then has no indices.
+        Given `flat_indices` on a GPU it never waits for the host, and may be part of a CUDA graph; the batch then has no indices.
         """
         if isinstance(indices, torch.Tensor):
             return self.on_device.gather(indices)
         if self.on_device is not None:
-            return replace(self.on_device.gather(self.on_device.places(indices)), indices=indices)
+            return replace(self.on_device.gather(self.on_device.flat_indices(indices)), indices=indices)
         if self.n_step is not None:
             return self._gather_steps(indices)
         env, slot = indices[:, 0], indices[:, 1]

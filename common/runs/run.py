@@ -143,7 +143,7 @@ class Run:
         done = self._read_done()
         if done is not None and done["key"] == self.key:
             if done.get("stopped") != "reached" or self.stop_when_reached:
-                self._emit()
+                self._write_outputs()
                 self._clean_up()
                 return True
             self._put_aside(
@@ -421,7 +421,7 @@ class Run:
         sys.stdout.flush()
         os._exit(STOPPED)
 
-    def guard(self, loss_sum: torch.Tensor, at: Any) -> None:
+    def check_finite(self, loss_sum: torch.Tensor, at: Any) -> None:
         """Stops the run when the loss is no longer a number; looks every thousand updates, so as not to wait for a GPU."""
         if at.updates % 1000 < self.settings.get("num_envs", 1):
             self._must_be_finite(loss_sum, at)
@@ -616,7 +616,7 @@ class Run:
         files["run.json"] = (json.dumps(run, indent=1) + "\n").encode()
         try:
             self._write_done(files, run["result"]["stopped"])
-            self._emit()
+            self._write_outputs()
         except OSError as problem:
             raise UserError(
                 f"the results cannot be written to {self.folder} ({problem.strerror}); the last checkpoint is kept. "
@@ -637,7 +637,7 @@ class Run:
             "cost": {"seconds": round(seconds, 1), "attempts": 1, "peak_memory_mb": round(_peak_memory_mb())},
         }  # fmt: skip
         self._write_done(files | {"run.json": (json.dumps(run, indent=1) + "\n").encode()}, "length")
-        self._emit()
+        self._write_outputs()
 
     def _write_done(self, files: dict[str, bytes], stopped: str) -> None:
         done = self.work / ".done.tmp"
@@ -657,7 +657,7 @@ class Run:
             shutil.rmtree(old)
         (self.work / "frames.bin").unlink(missing_ok=True)
 
-    def _emit(self) -> None:
+    def _write_outputs(self) -> None:
         for name in self.outputs:
             write_file(self.folder / name, (self.work / "done" / name).read_bytes())
 

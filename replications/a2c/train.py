@@ -24,7 +24,7 @@ from torch import nn
 from common.environments.atari import AtariEnvs, FrameStack
 from common.environments.vector import GymEnvs, ReplayableEnvs
 from common.evaluation.protocol import Policy, load_weights
-from common.learning.layers import ByteConv2d, WideLinear, crossed, flatten_parameters
+from common.learning.layers import ByteConv2d, WideLinear, flatten_parameters, times_due
 from common.papers import Task
 from common.runs.run import Run, main
 
@@ -237,7 +237,7 @@ def train(config: Config, run: Run) -> None:
     at = Progress()
     resumed = run.resume(at=at, rng=rng, envs=envs, net=net, optimiser=optimiser, stack=stack, shown=shown)
     if not resumed:
-        stack.start(envs.reset(), np.ones(c.num_envs, dtype=bool))
+        stack.begin_episodes(envs.reset(), np.ones(c.num_envs, dtype=bool))
 
     steps = c.rollout_steps, c.num_envs
     while True:
@@ -265,7 +265,7 @@ def train(config: Config, run: Run) -> None:
                 cut_values[t] = value(net, stack.planes)
             if step.done.any():
                 at.episodes += run.log_episodes(at, step)
-                stack.start(envs.restart(step.done), step.done)
+                stack.begin_episodes(envs.reset_where(step.done), step.done)
 
         # R_t: the n-step return, bootstrapped with V(s_{t+n}) unless the episode ended; one update on all N n samples
         returns = n_step_returns(rewards, value(net, stack.planes), terminals, ends, cut_values, c.discount)
@@ -277,8 +277,8 @@ def train(config: Config, run: Run) -> None:
         optimiser.step(learning_rate)
         shown += numbers
         at.updates += 1
-        run.guard(shown, at)
-        if crossed(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
+        run.check_finite(shown, at)
+        if times_due(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
             means = (shown / (at.updates - at.updates_logged)).tolist()
             run.log_phase(
                 at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True))

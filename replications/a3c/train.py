@@ -255,7 +255,7 @@ class ActorLearner:
         self.network = Network(config, self.envs.num_actions, self.envs.obs_shape)
         self.weights, self.gradient = flatten_parameters(self.network)
         self.stack = FrameStack(1, config.stack, self.envs.obs_shape, self.envs.obs_dtype)
-        self.stack.start(self.envs.reset(), np.ones(1, dtype=bool))
+        self.stack.begin_episodes(self.envs.reset(), np.ones(1, dtype=bool))
         self.hidden = zero_hidden(config)
         epsilons, likely = zip(*FINAL_EXPLORATION, strict=True)
         self.final_exploration = float(self.rng.choice(epsilons, p=likely))
@@ -313,7 +313,7 @@ class ActorLearner:
         if not done:
             return []
         self.next_action, self.hidden = None, zero_hidden(c)
-        self.stack.start(self.envs.restart(step.done), step.done)
+        self.stack.begin_episodes(self.envs.reset_where(step.done), step.done)
         return [(everyone.agent_steps(), float(step.scores[0]), int(step.lengths[0]))]
 
     def losses(

@@ -23,7 +23,7 @@ from common.environments.atari import AtariEnvs
 from common.environments.vector import GymEnvs, ReplayableEnvs
 from common.evaluation.protocol import Policy, load_weights
 from common.learning.batch import Batch
-from common.learning.layers import ByteConv2d, Captured, WideLinear, crossed, flatten_parameters
+from common.learning.layers import ByteConv2d, CudaGraphed, WideLinear, flatten_parameters, times_due
 from common.learning.replay import Replay
 from common.papers import Task
 from common.runs.run import Run, main
@@ -279,9 +279,9 @@ def train(config: Config, run: Run) -> None:
         held_out=held_out, loss_sum=loss_sum,
     )  # fmt: skip
     if not resumed:
-        replay.start(envs.reset())
-    gradient_step = Captured(
-        lambda places: update(q, target, optimiser, replay.gather(places), c),
+        replay.begin_episodes(envs.reset())
+    gradient_step = CudaGraphed(
+        lambda flat_indices: update(q, target, optimiser, replay.gather(flat_indices), c),
         on=c.cuda_graph and replay.on_device is not None,
     )
 
@@ -289,13 +289,13 @@ def train(config: Config, run: Run) -> None:
         """What is due by this agent step and was not before: updates, and copies of the network."""
         if at.agent_steps <= c.replay_start:
             return
-        for _ in range(crossed(c.update_period, before, at.agent_steps)):
+        for _ in range(times_due(c.update_period, before, at.agent_steps)):
             # Sample a random minibatch from D; gradient step on (y - Q(s, a; theta))^2, the error clipped
-            loss_sum.add_(gradient_step(replay.places(replay.draw(rng, c.batch_size))))
+            loss_sum.add_(gradient_step(replay.flat_indices(replay.draw(rng, c.batch_size))))
             at.updates += 1
-        run.guard(loss_sum, at)
+        run.check_finite(loss_sum, at)
         # Every C steps reset Q^ = Q
-        if crossed(c.target_period, before, at.agent_steps):
+        if times_due(c.target_period, before, at.agent_steps):
             target.load_state_dict(q.state_dict())
             at.target_copies += 1
 
@@ -329,13 +329,13 @@ def train(config: Config, run: Run) -> None:
         replay.add(actions, step.rewards.clip(-c.reward_clip, c.reward_clip), terminals, step.obs)
         if step.done.any():
             at.episodes += run.log_episodes(at, step)
-            replay.start(envs.restart(step.done), step.done)
+            replay.begin_episodes(envs.reset_where(step.done), step.done)
 
         if before < c.replay_start <= at.agent_steps:
             held_out.copy_(replay.sample(rng, c.held_out_states).states)
         if not c.learn_while_stepping:
             learn(before)
-        at.evaluation_due = crossed(c.evaluation_period, before, at.agent_steps) > 0
+        at.evaluation_due = times_due(c.evaluation_period, before, at.agent_steps) > 0
 
     run.finish(at, best if at.best_score is not None else q, replay)
 

@@ -28,11 +28,11 @@ from common.errors import UserError
 from common.evaluation.protocol import Policy, load_weights
 from common.learning.layers import (
     ByteConv2d,
-    Captured,
+    CudaGraphed,
     RunningMoments,
     WideLinear,
-    crossed,
     flatten_parameters,
+    times_due,
 )
 from common.papers import Task
 from common.runs.run import Run, main
@@ -397,10 +397,13 @@ def train(config: Config, run: Run) -> None:
         discounted=discounted, shown=shown,
     )  # fmt: skip
     if not resumed:
-        stack.start(envs.reset(), np.ones(c.num_envs, dtype=bool))
+        stack.begin_episodes(envs.reset(), np.ones(c.num_envs, dtype=bool))
 
     graphs = c.cuda_graph and run.device.type == "cuda"
-    heads_of, gradient_step = Captured(net, graphs), Captured(partial(update, net, optimiser, c), graphs)
+    heads_of, gradient_step = (
+        CudaGraphed(net, graphs),
+        CudaGraphed(partial(update, net, optimiser, c), graphs),
+    )
     steps = c.rollout_steps, c.num_envs
     while True:
         run.tick(at)
@@ -442,7 +445,7 @@ def train(config: Config, run: Run) -> None:
                 cut_values[t] = value(net, stack.planes)
             if step.done.any():
                 at.episodes += run.log_episodes(at, step)
-                stack.start(envs.restart(step.done), step.done)
+                stack.begin_episodes(envs.reset_where(step.done), step.done)
 
         # compute advantage estimates A_1, ..., A_T
         advantages = gae(
@@ -463,14 +466,14 @@ def train(config: Config, run: Run) -> None:
             for part in torch.from_numpy(rng.permutation(size)).to(run.device).split(c.minibatch_size):
                 shown += gradient_step(rates, old_log_std, *(tensor[part] for tensor in rollout))
                 at.updates += 1
-        run.guard(shown, at)
+        run.check_finite(shown, at)
         if c.objective == "adaptive_kl":
             with torch.no_grad():
                 old = Heads(rollout.outputs, rollout.values, old_log_std)
                 at.kl_coefficient *= penalty_change(
                     float(divergence(old, net(rollout.states)).mean()), c.kl_target
                 )
-        if crossed(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
+        if times_due(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
             means = (shown / (at.updates - at.updates_logged)).tolist()
             run.log_phase(
                 at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True))

@@ -14,7 +14,7 @@ from benchmarks import __main__ as bench
 from benchmarks import gpu, gpu_subjects, learning, machine
 from common import papers
 from common.errors import UserError
-from common.learning.layers import Captured
+from common.learning.layers import CudaGraphed
 from common.runs import run as runs
 from replications.dqn.train import Config
 from tests.benchmarks.test_papers import Silent
@@ -151,7 +151,7 @@ def test_host_waits_per_update(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert subject.host_waits(100) == 0.5
-    assert trained == [("graph", Captured.WARM_UP + 1), ("graph", 100)]
+    assert trained == [("graph", CudaGraphed.WARM_UP + 1), ("graph", 100)]
 
 
 def test_updates_are_the_scripts_on_batches_of_the_ring():

@@ -73,7 +73,7 @@ def test_both_ways_of_gathering_give_the_same_batch():
     copy = ReplayOnDevice(replay, "cpu")
     copy.load()
     indices = replay.draw(np.random.default_rng(0), 32)
-    mine, other = replay.gather(indices), copy.gather(copy.places(indices))
+    mine, other = replay.gather(indices), copy.gather(copy.flat_indices(indices))
     assert torch.equal(mine.states, other.states)
     assert torch.equal(mine.next_states, other.next_states)
     kept, torchs = tried.batches(500)

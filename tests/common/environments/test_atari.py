@@ -38,7 +38,7 @@ def test_vector_path_equals_the_wrappers(game):
     envs = AtariEnvs(game, 1, seed=3)
     seen = watch_noops(envs)
     stack = FrameStack(1, 4, (84, 84), np.uint8)
-    stack.start(envs.reset(), np.ones(1, dtype=bool))
+    stack.begin_episodes(envs.reset(), np.ones(1, dtype=bool))
     noops = seen[-1]
     assert 1 <= noops <= 30
     env = make_atari_env(game, max_frames=None)
@@ -103,7 +103,7 @@ def test_pong_has_no_lives_and_game_over_is_the_only_end():
         if step.done.any():
             assert (step.scores[step.done] == -21).all()
             ended += int(step.done.sum())
-            envs.restart(step.done)
+            envs.reset_where(step.done)
     assert ended >= 2
 
 
@@ -126,7 +126,7 @@ def test_threads_do_not_change_results():
             step = envs.step(rng.integers(envs.num_actions, size=3))
             frames.append(step.obs)
             if step.done.any():
-                envs.restart(step.done)
+                envs.reset_where(step.done)
         return np.array(frames)
 
     assert (play(1) == play(2)).all()
@@ -143,7 +143,7 @@ def test_restored_environments_have_the_same_future(game):
         step = one.step(rng.integers(one.num_actions, size=3))
         if step.done.any():
             ended += int(step.done.sum())
-            one.restart(step.done)
+            one.reset_where(step.done)
     for _ in range(40):
         step = one.step(rng.integers(one.num_actions, size=3))
     two = AtariEnvs(game, 3, seed=7)
@@ -158,7 +158,7 @@ def test_restored_environments_have_the_same_future(game):
         assert (a.obs == b.obs).all()
         assert (a.rewards == b.rewards).all()
         if a.done.any():
-            assert (one.restart(a.done) == two.restart(b.done)).all()
+            assert (one.reset_where(a.done) == two.reset_where(b.done)).all()
 
 
 def test_luminance_and_bilinear_resize():
@@ -244,6 +244,6 @@ def test_a_filmed_game_is_the_same_game(preprocessing):
             assert np.abs(gray - one.obs).mean() < 1
         if one.done.any():
             games += 1
-            assert (plain.restart(one.done) == filmed.restart(one.done)).all()
+            assert (plain.reset_where(one.done) == filmed.reset_where(one.done)).all()
     assert games > 1
     assert filmed.screen(0).shape == (210, 160, 3)

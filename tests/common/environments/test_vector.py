@@ -16,7 +16,7 @@ def test_cartpole_cap_truncates_and_failure_ends():
     assert 5 < steps < 15
     assert not step.truncated.any()
     assert step.scores[step.game_over].tolist() == [float(steps)] * int(step.game_over.sum())
-    envs.restart(np.ones(2, dtype=bool))
+    envs.reset_where(np.ones(2, dtype=bool))
     envs.max_steps = 4
     ends = [envs.step(np.array([0, 1])) for _ in range(4)]
     assert [bool(s.truncated.all()) for s in ends] == [False, False, False, True]
@@ -39,7 +39,7 @@ def test_restored_cartpole_continues_identically():
     for _ in range(57):
         step = one.step(rng.integers(2, size=3))
         if step.done.any():
-            one.restart(step.done)
+            one.reset_where(step.done)
     two = GymEnvs("CartPole-v1", 3, seed=2)
     two.load_state_dict(one.state_dict())
     for _ in range(60):
@@ -48,7 +48,7 @@ def test_restored_cartpole_continues_identically():
         assert (a.obs == b.obs).all()
         assert (a.scores == b.scores).all()
         if a.done.any():
-            assert (one.restart(a.done) == two.restart(b.done)).all()
+            assert (one.reset_where(a.done) == two.reset_where(b.done)).all()
 
 
 @pytest.mark.parametrize("env_id", ["Hopper-v5", "Reacher-v5"])
@@ -60,7 +60,7 @@ def test_vector_actions_are_clipped_kept_and_replayed(env_id):
     for _ in range(70):
         step = envs.step(rng.normal(0, 2, size=(2, *envs.action_shape)))
         if step.done.any():
-            envs.restart(step.done)
+            envs.reset_where(step.done)
     copy = GymEnvs(env_id, 2, seed=5)
     copy.load_state_dict(envs.state_dict())
     wide, bound = np.full((2, *envs.action_shape), 50.0), np.tile(envs.envs[0].action_space.high, (2, 1))

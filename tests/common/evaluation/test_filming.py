@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tests.common.runs.test_record import make_run
 from torch import nn
 
 from common.environments.vector import GymEnvs
@@ -22,6 +21,7 @@ from common.evaluation.filming import FILE, Outlook, action_names, listening, pr
 from common.evaluation.protocol import Episode, play_group, seed_score
 from common.evaluation.video import frame_count
 from common.runs import record as recording
+from tests.common.runs.test_record import make_run
 from tests.reports.pages import film
 
 Heads = namedtuple("Heads", "outputs values log_std", defaults=[None])

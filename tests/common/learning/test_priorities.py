@@ -24,7 +24,7 @@ def filled(steps: int = 60, num_envs: int = 1, n_step: int | None = None, **opti
     replay = Replay(
         options.pop("capacity", 200 * num_envs), (1,), num_envs=num_envs, stack=4, n_step=n_step, **options
     )
-    replay.start(np.zeros((num_envs, 1), np.uint8))
+    replay.begin_episodes(np.zeros((num_envs, 1), np.uint8))
     for _ in range(steps):
         step(replay)
     return replay
@@ -249,7 +249,7 @@ def test_mass_lies_exactly_on_what_may_be_sampled(script, kind, num_envs, window
                 np.zeros(num_envs, int), np.zeros(num_envs), terminal, np.zeros((num_envs, 1), np.uint8)
             )
             if event in ("over", "cap"):
-                replay.start(np.zeros((num_envs, 1), np.uint8), who)
+                replay.begin_episodes(np.zeros((num_envs, 1), np.uint8), who)
         if event != "draw":
             continue
         allowed = may_be_drawn(replay)

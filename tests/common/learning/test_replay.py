@@ -22,7 +22,7 @@ class Slow:
         self.episode: list[tuple[int, int]] = []  # (slot number, frame)
         self.transitions: dict[int, tuple] = {}
 
-    def start(self, frame: int) -> None:
+    def begin_episodes(self, frame: int) -> None:
         self.episode = [(self.written, frame)]
         self.written += 1
 
@@ -55,9 +55,9 @@ def play(replay: Replay, twins: list[Slow], script: list, rng: np.random.Generat
         return np.full((2, 2), value, np.uint8)
 
     values = rng.integers(1, 256, n)
-    replay.start(np.stack([frame(v) for v in values]))
+    replay.begin_episodes(np.stack([frame(v) for v in values]))
     for twin, v in zip(twins, values, strict=True):
-        twin.start(int(v))
+        twin.begin_episodes(int(v))
     for k, (event, action) in enumerate(script):
         values = rng.integers(1, 256, n)
         who = k % n  # the event happens to one environment, the others just step
@@ -70,9 +70,9 @@ def play(replay: Replay, twins: list[Slow], script: list, rng: np.random.Generat
             twin.add(action, float(rewards[i]), bool(terminal[i]), int(values[i]))
         if done.any():
             values = rng.integers(1, 256, n)
-            replay.start(np.stack([frame(v) for v in values]), done)
+            replay.begin_episodes(np.stack([frame(v) for v in values]), done)
             for i in np.flatnonzero(done):
-                twins[i].start(int(values[i]))
+                twins[i].begin_episodes(int(values[i]))
 
 
 @settings(max_examples=150, deadline=None)
@@ -119,7 +119,7 @@ def test_same_transitions_as_the_slow_twin(script, num_envs, window, slack, seed
 def test_draw_is_uniform_over_what_may_be_sampled():
     """Chi-square over 40 transitions; the critical value at p = 0.001 with 39 degrees of freedom is 72.1."""
     replay = Replay(44, (1,), num_envs=1, stack=STACK)
-    replay.start(np.ones((1, 1), np.uint8))
+    replay.begin_episodes(np.ones((1, 1), np.uint8))
     for t in range(100):
         replay.add(np.array([0]), np.array([0.0]), np.array([False]), np.full((1, 1), t % 255, np.uint8))
     positions = np.arange(57, 101)
@@ -133,9 +133,9 @@ def test_draw_is_uniform_over_what_may_be_sampled():
 
 def test_a_time_cap_keeps_its_true_successor():
     replay = Replay(20, (1,), stack=1)
-    replay.start(np.array([[10]], np.uint8))
+    replay.begin_episodes(np.array([[10]], np.uint8))
     replay.add(np.array([1]), np.array([0.5]), np.array([False]), np.array([[11]], np.uint8))  # cut by a cap
-    replay.start(np.array([[99]], np.uint8), np.array([True]))
+    replay.begin_episodes(np.array([[99]], np.uint8), np.array([True]))
     replay.add(np.array([2]), np.array([0.0]), np.array([False]), np.array([[98]], np.uint8))
     batch = replay.gather(np.array([[0, 0]]))
     assert batch.next_states.flatten().tolist() == [11]
@@ -145,7 +145,7 @@ def test_a_time_cap_keeps_its_true_successor():
 
 def test_newest_are_the_latest_in_order():
     replay = Replay(50, (1,), stack=2)
-    replay.start(np.array([[0]], np.uint8))
+    replay.begin_episodes(np.array([[0]], np.uint8))
     for t in range(1, 10):
         replay.add(np.array([t % 3]), np.array([t]), np.array([False]), np.array([[t]], np.uint8))
     assert replay.gather(replay.newest(4)).rewards.tolist() == [6, 7, 8, 9]
@@ -154,12 +154,12 @@ def test_newest_are_the_latest_in_order():
 def test_newest_of_several_environments_that_wrote_unevenly():
     """Each environment gives its latest transitions, however many slots the episodes of the others took."""
     replay = Replay(400, (1,), num_envs=2, stack=1)
-    replay.start(np.zeros((2, 1), np.uint8))
+    replay.begin_episodes(np.zeros((2, 1), np.uint8))
     for t in range(60):
         replay.add(
             np.zeros(2, int), np.array([t, 100 + t]), np.array([True, False]), np.zeros((2, 1), np.uint8)
         )
-        replay.start(
+        replay.begin_episodes(
             np.zeros((2, 1), np.uint8), np.array([True, False])
         )  # the first one plays episodes of one step
     assert sorted(replay.gather(replay.newest(6)).rewards.tolist()) == [58, 59, 156, 157, 158, 159]
@@ -185,7 +185,7 @@ def test_a_restored_memory_is_the_same(tmp_path, copied):
 def test_slack_protects_what_a_checkpoint_refers_to(tmp_path):
     """Frames written after a checkpoint, no more than the slack, leave every transition of the checkpoint readable."""
     one = Replay(30, (1,), stack=2, slack=10, folder=tmp_path)
-    one.start(np.array([[1]], np.uint8))
+    one.begin_episodes(np.array([[1]], np.uint8))
     for t in range(100):
         one.add(np.array([0]), np.array([t]), np.array([False]), np.array([[t % 251]], np.uint8))
     state, before = one.state_dict(), one.sample(np.random.default_rng(0), 200).states.clone()
@@ -198,7 +198,7 @@ def test_slack_protects_what_a_checkpoint_refers_to(tmp_path):
 
 def test_a_cut_frames_file_is_an_error_and_is_left_alone(tmp_path):
     one = Replay(30, (1,), stack=2, folder=tmp_path)
-    one.start(np.array([[1]], np.uint8))
+    one.begin_episodes(np.array([[1]], np.uint8))
     (tmp_path / "frames.bin").write_bytes(b"123")
     for _ in range(2):
         with pytest.raises(UserError, match=r"has 3 bytes, the replay memory needs 30.*--fresh"):
@@ -220,7 +220,7 @@ def test_a_million_transitions_take_seven_gigabytes():
 
 def test_an_empty_memory_says_so():
     replay = Replay(30, (1,), stack=2)
-    replay.start(np.array([[1]], np.uint8))
+    replay.begin_episodes(np.array([[1]], np.uint8))
     with pytest.raises(RuntimeError, match="no transitions"):
         replay.draw(np.random.default_rng(0), 4)
 
@@ -272,7 +272,7 @@ def test_n_steps_stop_at_an_end_and_never_cross_it(script, num_envs, window, sla
     outcomes: list[dict] = [{} for _ in twins]
     states: list[dict] = [{} for _ in twins]
     for twin, out, seen in zip(twins, outcomes, states, strict=True):
-        twin.start, twin.add = remember(twin, out, seen)
+        twin.begin_episodes, twin.add = remember(twin, out, seen)
     play(replay, twins, script, rng)
     for env, twin in enumerate(twins):
         alive = twin.alive()  # whole, as far as one step goes
@@ -300,13 +300,13 @@ def test_n_steps_stop_at_an_end_and_never_cross_it(script, num_envs, window, sla
 
 def remember(twin: Slow, outcomes: dict, states: dict):
     """`start` and `add` of a twin that note each slot's outcome and stack as well."""
-    plain_start, plain_add = twin.start, twin.add
+    plain_start, plain_add = twin.begin_episodes, twin.add
 
     def stack() -> list[int]:
         frames = [f for _, f in twin.episode[-STACK:]]
         return [0] * (STACK - len(frames)) + frames
 
-    def start(frame: int) -> None:
+    def begin_episodes(frame: int) -> None:
         plain_start(frame)
         states[twin.episode[-1][0]] = stack()
 
@@ -315,7 +315,7 @@ def remember(twin: Slow, outcomes: dict, states: dict):
         plain_add(action, reward, terminal, frame)
         states[twin.episode[-1][0]] = stack()
 
-    return start, add
+    return begin_episodes, add
 
 
 def test_one_of_n_steps_is_a_plain_transition():

@@ -195,7 +195,7 @@ def test_importance_weights():
 
 def filled(count: int) -> Replay:
     replay = Replay(count + 10, (2,), np.float32, stack=1)
-    replay.start(np.zeros((1, 2), np.float32))
+    replay.begin_episodes(np.zeros((1, 2), np.float32))
     for t in range(count):
         obs = np.full((1, 2), t + 1, np.float32)
         replay.add(np.array([0]), np.array([float(t)]), np.array([False]), obs)
