@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
 from common import papers
 from common.learning.layers import ByteConv2d, WideLinear
-from common.runs import run as runs
+from common.runs import command_line
+from common.runs.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,9 +38,10 @@ def open_run(
     """A `Run` that has taken its folder, and the script's module and config."""
     resolved = papers.resolve(paper, variant, task, options.pop("budget", "smoke"), overrides)
     script = importlib.import_module(f"replications.{paper}.train")
-    fresh = options.pop("fresh", False)
-    run = runs.Run(resolved, seed, device="cpu", threads=runs.prepare(seed, 1), results=results, **options)
-    finished = run.open(fresh)
+    fresh, changed = options.pop("fresh", False), options.pop("resume_changed", False)
+    threads = command_line.prepare(seed, 1)
+    run = Run(resolved, seed, device="cpu", threads=threads, results=results, **options)
+    finished = run.open(fresh, changed)
     return run, script, script.Config(**resolved.settings), finished
 
 
@@ -52,7 +55,7 @@ def train(paper: str, task: str, results: Path, overrides: dict | None = None, *
             script.train(config, run)
     finally:
         run.close()
-    return run.folder
+    return run.folder.path
 
 
 def command(paper: str, task: str, results: Path, overrides: dict | None = None, *more: str) -> list[str]:
@@ -99,7 +102,7 @@ def train_in_two(
     class Crash(Exception):
         pass
 
-    real = runs.Run.tick
+    real = Run.tick
 
     def tick(self, at):
         real(self, at)
@@ -109,7 +112,7 @@ def train_in_two(
             raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Run, "tick", tick)
+        patch.setattr(Run, "tick", tick)
         try:
             train(paper, task, results, overrides, **options)
         except Crash:
@@ -117,6 +120,13 @@ def train_in_two(
         else:
             raise AssertionError(f"the run came to its end before agent step {steps}")
     return train(paper, task, results, overrides, **options)
+
+
+def spaces(num_actions: int, obs_shape: tuple[int, ...], continuous: bool = False) -> SimpleNamespace:
+    """What a script's `make_network` looks at of the environments."""
+    return SimpleNamespace(
+        num_actions=num_actions, obs_shape=obs_shape, action_shape=(num_actions,) if continuous else ()
+    )
 
 
 def on_numbers(layers: torch.nn.Sequential) -> torch.nn.Sequential:

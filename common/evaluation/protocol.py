@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
 from common.environments.atari import FrameStack
+from common.environments.make import make_envs
 from common.errors import UserError
 from common.evaluation.filming import FPS, Outlook, action_names, listening, write_values
 from common.files import write_json
@@ -147,7 +148,7 @@ def evaluation_phase(
     """
     seed = int(np.random.SeedSequence((run_seed, 0xEA, number)).generate_state(1)[0] >> 1)
     options = {"max_frames": max_frames} if task.kind == "atari" else {}
-    envs = script.make_envs(config, task, 1, seed, **options)
+    envs = make_envs(config, task, 1, seed, **options)
     rng = np.random.default_rng(seed)
     scores = play_steps(
         policy, envs, config.stack, config.evaluation_steps, config.evaluation_epsilon, rng, check
@@ -241,17 +242,17 @@ class Agent:
                 f"{self.folder / 'run.json'}: no environment can be made with its settings ({problem})"
             ) from None
         self.num_actions, self.obs_shape = probe.num_actions, probe.obs_shape
-        probe.close()
         path = self.folder / "model.safetensors"
         try:
-            weights = load_tensors(path.read_bytes())
-            self.policy = self.script.load_policy(
-                self.config, self.num_actions, self.obs_shape, weights, self.device
-            )
+            network = self.script.make_network(self.config, probe).to(self.device)
+            load_weights(network, load_tensors(path.read_bytes()))
+            self.policy = self.script.make_policy(network, self.config)
         except FileNotFoundError:
             raise UserError(f"{path} is missing: only runs whose weights were kept can be played") from None
         except (SafetensorError, ArithmeticError, RuntimeError, TypeError, ValueError) as problem:
             raise UserError(f"{path} cannot be used ({problem}); train that run again") from None
+        finally:
+            probe.close()
 
     def _envs(self, num_envs: int, film: bool = False):
         config = (
@@ -262,7 +263,7 @@ class Agent:
         options = (
             {"max_frames": self.protocol.max_frames, "keep_rgb": film} if self.task.kind == "atari" else {}
         )
-        return self.script.make_envs(config, self.task, num_envs, 0, **options)
+        return make_envs(config, self.task, num_envs, 0, **options)
 
     def play(
         self,

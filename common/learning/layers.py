@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 
-def flatten_parameters(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def flatten_parameters(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Moves a module's parameters into one flat vector, and their gradients into another; returns both, (P,) float32.
 
     The parameters become views, in their own memory format, so an optimiser can update the whole vector in a few operations.
@@ -34,54 +34,6 @@ def flatten_parameters(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Ten
     return weights, gradients
 
 
-def times_due(period: int, before: int, after: int) -> int:
-    """How many multiples of `period` lie in (before, after]: what is due when a counter moves by more than one."""
-    return after // period - before // period
-
-
-class CudaGraphed:
-    """A function of tensors as one CUDA graph: its many small kernels are launched at once. The same kernels, the same numbers.
-
-    The function takes tensors (or None) of the same shapes at every call and returns a tensor or a tuple of them. It may change what it
-    holds on to (weights, sums, the default generator); it must not wait for the host (`.item()`, `.cpu()`), nor depend on a
-    Python number that changes. The first calls run as they are, on a stream of their own, for libraries to set themselves up;
-    then the function is recorded, and from there on played back. What it returns is overwritten by the next call.
-
-    on: False runs the function itself, on any device.
-    """
-
-    WARM_UP = 3  # calls before the recording
-
-    def __init__(self, function: Callable, on: bool):
-        self.function, self.on = function, on
-        self.calls, self.graph = 0, None
-
-    def __call__(self, *inputs: torch.Tensor | None):
-        if not self.on:
-            return self.function(*inputs)
-        self.calls += 1
-        if self.calls <= self.WARM_UP:
-            return self._aside(*inputs)
-        if self.graph is None:
-            self.inputs = [None if x is None else x.clone() for x in inputs]
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, and runs nothing
-                self.outputs = self.function(*self.inputs)
-        for mine, given in zip(self.inputs, inputs, strict=True):
-            if mine is not None:
-                mine.copy_(given)
-        self.graph.replay()
-        return self.outputs
-
-    def _aside(self, *inputs: torch.Tensor | None):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            outputs = self.function(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        return outputs
-
-
 def make_deterministic(seed: int, threads: int, deterministic: bool = True) -> None:
     """Seeds every global generator, fixes the number of threads, and asks for deterministic kernels of full precision."""
     torch.set_num_threads(threads)
@@ -97,21 +49,32 @@ def make_deterministic(seed: int, threads: int, deterministic: bool = True) -> N
     torch.manual_seed(seed)
 
 
-class ByteConv2d(torch.nn.Conv2d):
-    """`Conv2d` of bytes, taken as numbers from 0 to 1: the 1/255 multiplies the few weights instead of the many pixels.
+class Pixels:
+    """Bytes whose division by a number waits for the first layer, which multiplies its few weights instead of the many pixels.
 
-    The same numbers as `Conv2d` of the input divided by 255, up to rounding.
+    Networks say `states / 255`, as they would of a tensor; see `fast_layers`.
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, inputs, H, W) uint8 -> (B, outputs, H', W') of the weights' dtype, in channels_last memory format."""
+    def __init__(self, values: torch.Tensor, divisor: float = 1.0):
+        self.values, self.divisor = values, divisor
+
+    def __truediv__(self, divisor: float) -> Pixels:
+        return Pixels(self.values, self.divisor * divisor)
+
+
+class ByteConv2d(nn.Conv2d):
+    """`Conv2d` of `Pixels`: the same numbers as `Conv2d` of the tensor that was divided, up to rounding."""
+
+    def forward(self, x: Pixels | torch.Tensor) -> torch.Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H', W') of the weights' dtype, in channels_last memory format."""
+        weight = self.weight
+        if isinstance(x, Pixels):
+            x, weight = x.values, weight / x.divisor
         x = x.contiguous(
             memory_format=torch.channels_last
         )  # as bytes, which are cheaper to rearrange than floats
-        x = x.to(self.weight.dtype)
-        return functional.conv2d(
-            x, self.weight / 255, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        x = x.to(weight.dtype)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 CONVOLVES = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -130,11 +93,28 @@ def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
     return functional.linear(x, weight, bias)
 
 
-class WideLinear(torch.nn.Linear):
+class WideLinear(nn.Linear):
     """`Linear` by way of `wide_linear`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return wide_linear(x, self.weight, self.bias)
+
+
+def fast_layers(network: nn.Module) -> nn.Module:
+    """The network with equal, faster layers in the place of PyTorch's; names, weights and the results (up to rounding) stay.
+
+    For networks of screens, (B, stack, rows, columns) uint8, whose forward pass begins with a division of the bytes. The first
+    convolution becomes `ByteConv2d`, linear layers of thousands of inputs `WideLinear`, and the memory format channels_last.
+    """
+    convolutions = [layer for layer in network.modules() if type(layer) is nn.Conv2d]
+    if not convolutions:
+        return network
+    convolutions[0].__class__ = ByteConv2d
+    for layer in network.modules():
+        if type(layer) is nn.Linear and layer.in_features >= LEAST_INPUTS:
+            layer.__class__ = WideLinear
+    network.register_forward_pre_hook(lambda _, inputs: (Pixels(inputs[0]), *inputs[1:]))
+    return network.to(memory_format=torch.channels_last)
 
 
 class _RowConvolution(torch.autograd.Function):
@@ -152,6 +132,25 @@ class _RowConvolution(torch.autograd.Function):
     def backward(ctx: Any, d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x, weight = ctx.saved_tensors
         return d @ weight, d.t() @ x, d.sum(0)
+
+
+class MLP(nn.Module):
+    """Two hidden layers of 128 rectified units, for the vector observations of CartPole; no paper's."""
+
+    def __init__(self, outputs: int, inputs: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs, 128),
+            nn.ReLU(),
+            nn.Linear(128, 128),
+            nn.ReLU(),
+            nn.Linear(128, outputs),
+        )
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, stack, *obs_shape) float32 -> (B, outputs)."""
+        return self.layers(states)
 
 
 class RunningMoments:

@@ -24,6 +24,7 @@ from safetensors.numpy import save as save_tensors
 
 from common.errors import UserError
 from common.files import fsync_folder, write_file, write_json
+from common.say import say
 
 KEEP = 2  # complete checkpoints: the newest and the one before it
 # What reading a damaged or forged file can raise
@@ -181,7 +182,7 @@ class Checkpoints:
                 return state, logs
             except TORN as problem:
                 torn.append(f"{folder.name}: {problem}")
-                print(f"checkpoint {folder.name} is torn ({problem}); trying the one before it", flush=True)
+                say(f"checkpoint {folder.name} is damaged ({problem}); trying the one before it")
                 bad.append(folder)
         if torn:
             raise UserError(

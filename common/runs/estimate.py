@@ -12,7 +12,9 @@ from statistics import median
 from typing import Any
 
 from common import papers
+from common.runs.progress import Progress
 from common.runs.run import STOPPED, Run
+from common.say import say
 
 # A short run that reaches learning and one evaluation phase; names that a script's Config does not have are left out.
 PROBE = {
@@ -44,34 +46,33 @@ def total_seconds(costs: Costs, settings: dict[str, Any]) -> float:
 
 
 class Probe(Run):
-    """A run in a temporary folder that notes when each tick came."""
+    """A run in a temporary folder that notes when each tick came, and leaves nothing."""
 
     seconds_between_ticks = 0.1
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.ticks: list[tuple[int, float]] = []  # agent steps, moment
+        self.evaluation = 0.0  # seconds of the last evaluation phase
 
     def _start_tracker(self) -> None:
         self.tracker = None
 
-    def _plan(self, replay: Any) -> str:
-        return "timing a few hundred steps on this machine ..."
+    def _announce(self, replay: Any) -> None:
+        say("timing a few hundred steps on this machine ...")
 
-    def _leave(self) -> None:
-        raise SystemExit(STOPPED)
-
-    def tick(self, at: Any) -> None:
+    def tick(self, progress: Progress) -> None:
         if self._stop is not None:
-            self._leave()
-        self.ticks.append((at.agent_steps, time.perf_counter()))
+            raise SystemExit(STOPPED)
+        self.ticks.append((progress.agent_steps, time.perf_counter()))
 
-    def evaluate(self, policy, at):
+    def evaluate(self, policy, progress):
         began = time.perf_counter()
-        scores = super().evaluate(policy, at)
+        scores = super().evaluate(policy, progress)
         self.evaluation = time.perf_counter() - began
         return scores
 
     def log_phase(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def save(self) -> None:
         pass
 
     def finish(self, *_: Any, **__: Any) -> None:
@@ -89,8 +90,6 @@ def measure(resolved: papers.Resolved, seed: int, device: str, threads: int) -> 
     short = dataclasses.replace(resolved, settings=settings)
     with tempfile.TemporaryDirectory() as folder:
         run = Probe(short, seed, device=device, threads=threads, results=Path(folder))
-        run.ticks: list[tuple[int, float]] = []
-        run.evaluation = 0.0
         began = time.perf_counter()
         try:
             run.open()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import hashlib
 import io
 import json
 import math
@@ -26,6 +25,8 @@ from pathlib import Path
 
 from common import papers
 from common.errors import UserError, run_main
+from common.runs.folder import RunFolder
+from common.say import say
 
 OUTPUTS = ("measures.json", "points.csv", "run.json")  # run.json last
 POINTS = ("figure", "series", "x", "y")
@@ -70,67 +71,78 @@ def check_claims(task: papers.Task, measures: dict[str, float], undecided: Colle
             )
 
 
+class ClaimsRun:
+    """What one run of a laptop task is, for run.json."""
+
+    def __init__(self, resolved: papers.Resolved, seed: int, threads: int, command: str):
+        from common.runs.provenance import key_of, provenance
+
+        self.seed = seed
+        self.paper, self.task, self.size = resolved.paper, resolved.task, resolved.budget
+        self.variant, self.settings = resolved.variant.name or None, resolved.settings
+        self.settings_key = papers.settings_key(resolved, seed)
+        self.provenance = provenance(self.paper.name, self.task, "cpu", threads, command)
+        self.key = f"{self.settings_key}-{key_of(self.provenance)}"
+
+    def folder_in(self, results: Path) -> RunFolder:
+        path = papers.run_dir(self.paper.name, self.variant, self.task.name, self.size, self.seed, results)
+        return RunFolder(path, self.settings_key, self.key, OUTPUTS)
+
+
 def main(
-    paper: str, script: str, config_class: type, experiment: Callable[..., Findings], *, keeps: bool = False,
-    with_training: bool = False,
+    paper: str, script: str, config_class: type, experiment: Callable[..., Findings], *, keeps: bool = False
 ) -> None:  # fmt: skip
     """What `python -m replications.<paper>.<script>` does; `--task` is the one that has this script, unless given.
 
     keeps: `experiment(config, seed, folder)` gets a folder that lasts until the run is finished, for these settings alone.
-    with_training: it trains agents with `train.py`, so that one's code counts as its own.
     """
-    from common.runs import run as runs  # loads torch, which only running needs
-
-    class LaptopRun(runs.Run):
-        def _provenance(self) -> dict:
-            found = super()._provenance()
-            if with_training:
-                codes = found["code_sha256"] + runs.code_fingerprint(paper)
-                found["code_sha256"] = hashlib.sha256(codes.encode()).hexdigest()
-            return found
+    from common.runs import command_line  # loads torch, which only running needs
+    from common.runs.description import describe, peak_memory_mb
+    from common.runs.provenance import now
 
     def run_it() -> None:
         tasks = [task.name for task in papers.load_paper(paper).tasks.values() if task.script == script]
         given = ["--device", "cpu", *sys.argv[1:]]
         if tasks and not any(word == "--task" or word.startswith("--task=") for word in given):
             given = ["--task", tasks[0], *given]
-        known, resolved = runs.parse(paper, config_class, given, script)
+        known, resolved = command_line.parse(paper, config_class, given, script)
         if resolved.task.script != script:
             raise UserError(
                 f"the task {resolved.task.name!r} is not of this script; its own is {', '.join(tasks)}"
             )
         if known.device != "cpu":
             raise UserError(f"--device {known.device}: a laptop task runs on the CPU; leave it out")
-        threads = runs.prepare(known.seed, known.threads or 1)
-        run = LaptopRun(
-            resolved, known.seed, device="cpu", threads=threads, results=known.results,
-            command=" ".join([f"python -m replications.{paper}.{script}", *sys.argv[1:]]),
-        )  # fmt: skip
-        run.outputs = OUTPUTS
+        command = " ".join([f"python -m replications.{paper}.{script}", *sys.argv[1:]])
+        run = ClaimsRun(resolved, known.seed, command_line.prepare(known.seed, known.threads or 1), command)
+        folder = run.folder_in(known.results)
         try:
-            if run.open(known.fresh):
-                runs.say(f"finished already: {run.folder}")
+            if folder.take(fresh=known.fresh, resume_changed=False, whole_length=True):
+                say(f"finished already: {folder.path}")
                 return
-            runs.say(
-                f"{paper} {resolved.task.name} seed {known.seed}, size {run.size}; results in {run.folder}"
-            )
+            say(f"{paper} {resolved.task.name} seed {known.seed}, size {run.size}; results in {folder.path}")
             started = time.monotonic()
-            kept = _kept(run.work, f"kept-{run.settings_key}", known.fresh) if keeps else None
+            kept = _kept(folder.work, f"kept-{run.settings_key}", known.fresh) if keeps else None
             findings = experiment(config_class(**resolved.settings), known.seed, *([kept] if keeps else []))
             files = files_of(findings)
             check_claims(resolved.task, findings.measures, findings.undecided)
+            notes = []
             if findings.undecided:
                 run.provenance["undecided"] = dict(findings.undecided)
                 for why in dict.fromkeys(findings.undecided.values()):
                     names = ", ".join(name for name, its in findings.undecided.items() if its == why)
-                    run.notes.append(f"undecided, {why}: {names}")
+                    notes.append(f"undecided, {why}: {names}")
             seconds = time.monotonic() - started
-            run.finish_laptop(files, seconds)
+            found = describe(run) | {
+                "provenance": run.provenance | {"finished": now(), "notes": notes},
+                "cost": {"seconds": round(seconds, 1), "attempts": 1, "peak_memory_mb": peak_memory_mb()},
+            }
+            folder.write_done(files | {"run.json": (json.dumps(found, indent=1) + "\n").encode()}, "length")
+            folder.write_outputs()
             if kept:
                 shutil.rmtree(kept)
-            runs.say(f"done in {datetime.timedelta(seconds=round(seconds))}; {run.folder}")
+            say(f"done in {datetime.timedelta(seconds=round(seconds))}; {folder.path}")
         finally:
-            run.close()
+            folder.release()
 
     run_main(run_it)
 

@@ -26,7 +26,8 @@ from common.environments.vector import GymEnvs, ReplayableEnvs
 from common.evaluation.protocol import Policy, load_weights
 from common.learning.layers import ByteConv2d, WideLinear, flatten_parameters, times_due
 from common.papers import Task
-from common.runs.run import Run, main
+from common.runs.command_line import main
+from common.runs.run import Run
 
 # --- constants ---
 

@@ -242,4 +242,4 @@ def why_not(plan: Plan, method: str, workers: int, here: int) -> str:
 
 
 if __name__ == "__main__":
-    main("a3c", "speedup", Config, experiment, keeps=True, with_training=True)
+    main("a3c", "speedup", Config, experiment, keeps=True)

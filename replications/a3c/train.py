@@ -31,7 +31,8 @@ from common.evaluation.protocol import Policy, load_weights
 from common.learning.layers import ByteConv2d, flatten_parameters
 from common.learning.workers import Workers, share_parameters, shared
 from common.papers import Task
-from common.runs.run import Run, main
+from common.runs.command_line import main
+from common.runs.run import Run
 
 DEVICE = "cpu"  # workers are processes of the CPU, as in the paper
 

@@ -26,7 +26,8 @@ from common.learning.batch import Batch
 from common.learning.layers import ByteConv2d, CudaGraphed, WideLinear, flatten_parameters, times_due
 from common.learning.replay import Replay
 from common.papers import Task
-from common.runs.run import Run, main
+from common.runs.command_line import main
+from common.runs.run import Run
 
 # --- constants ---
 

@@ -35,7 +35,8 @@ from common.learning.layers import (
     times_due,
 )
 from common.papers import Task
-from common.runs.run import Run, main
+from common.runs.command_line import main
+from common.runs.run import Run
 
 # --- constants ---
 

@@ -28,7 +28,8 @@ from common.learning.layers import ByteConv2d, CudaGraphed, WideLinear, flatten_
 from common.learning.priorities import Priorities
 from common.learning.replay import Replay
 from common.papers import Task
-from common.runs.run import Run, main
+from common.runs.command_line import main
+from common.runs.run import Run
 
 # --- constants ---
 

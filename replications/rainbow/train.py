@@ -37,7 +37,8 @@ from common.learning.layers import (
 from common.learning.priorities import Priorities
 from common.learning.replay import Replay
 from common.papers import Task
-from common.runs.run import Run, main
+from common.runs.command_line import main
+from common.runs.run import Run
 
 # --- constants ---
 

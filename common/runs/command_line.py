@@ -1,0 +1,149 @@
+"""What `python -m replications.<paper>.train` does: its flags, the device, an estimate of the time, the run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import tyro
+
+from common import papers
+from common.errors import UserError, disk_error, run_main
+from common.learning.layers import make_deterministic
+from common.runs.devices import claim_gpu
+from common.runs.estimate import measure, total_seconds
+from common.runs.provenance import ROOT
+from common.runs.run import Run
+from common.say import say
+
+SHORT = 50_000  # agent steps; below, no estimate is made
+
+
+def main(paper: str, config_class: type, train: Callable) -> None:
+    """The whole command. `train(config, run)` is the script's."""
+
+    def run_it() -> None:
+        known, resolved = parse(paper, config_class, sys.argv[1:])
+        threads = prepare(known.seed, known.threads, not known.nondeterministic)
+        command = " ".join([f"python -m replications.{paper}.train", *sys.argv[1:]])
+        run = Run(
+            resolved, known.seed, device=known.device, threads=threads, results=known.results, command=command,
+            stop_when_reached=known.stop_when_reached,
+        )  # fmt: skip
+        try:
+            if run.open(known.fresh, known.resume_changed):
+                say(f"finished already: {run.folder.path}")
+                return
+            if not run.checkpoints.all() and resolved.settings["training_steps"] >= SHORT:
+                say_how_long(run)
+                prepare(known.seed, threads, not known.nondeterministic)  # timing used the generators
+            train(config_class(**resolved.settings), run)
+        except BaseException as problem:
+            run.status("failed", str(problem))
+            if isinstance(problem, OSError):
+                raise disk_error(problem, run.folder.path) from problem
+            raise
+        finally:
+            run.close()
+
+    run_main(run_it)
+
+
+def parse(
+    paper: str, config_class: type, arguments: list[str], script: str = "train"
+) -> tuple[argparse.Namespace, papers.Resolved]:
+    """The command line: which run, and any `Config` field as a flag."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m replications.{paper}.{script}",
+        add_help=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--task", default=None, help="a task of paper.yaml, e.g. pong")
+    add("--variant", default=None)
+    add("--budget", default="auto", help="smoke, hour, paper, frames-N or auto")
+    add("--seed", type=int, default=1)
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    add("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")
+    add("--results", type=Path, default=ROOT / "results")
+    add("--fresh", action="store_true", help="start over; the earlier run is put aside")
+    add(
+        "--resume-changed",
+        action="store_true",
+        help="go on from a checkpoint of changed code, noted on the page",
+    )
+    add(
+        "--nondeterministic",
+        action="store_true",
+        help="allow kernels that give other bytes each time; the page says so",
+    )
+    add(
+        "--stop-when-reached",
+        action="store_true",
+        help="end after two evaluation phases at the published score",
+    )
+    known, rest = parser.parse_known_args(arguments)
+    if "--help" in rest or "-h" in rest:
+        parser.print_help()
+        say("\nand every constant of the paper:\n")
+        tyro.cli(config_class, args=["--help"])
+    if known.seed < 0:
+        raise UserError(f"--seed {known.seed}: a seed is 0 or more")
+    folder = papers.load_paper(paper)
+    if known.task is None:
+        raise UserError(f"--task is missing; {paper} has {', '.join(folder.tasks)}")
+    _, task = papers.find_task(folder, known.variant, known.task)
+    if task.script != script:
+        raise UserError(
+            f"the task {task.name!r} is not of this script; "
+            f"run python -m replications.{paper}.{task.script} --task {task.name}"
+        )
+    own = getattr(
+        sys.modules[config_class.__module__], "DEVICE", None
+    )  # A3C's workers are processes of the CPU
+    if own is not None and known.device not in ("auto", own):
+        raise UserError(f"--device {known.device}: {paper} runs on the {own} only; leave the flag out")
+    known.device = pick_device(own or known.device)
+    budget = papers.resolve_budget(known.budget, task, known.device)
+    resolved = papers.resolve(folder, known.variant, known.task, budget)
+    # What a script cannot have on this machine (A3C: as many workers as the paper) it says itself
+    fit = getattr(sys.modules[config_class.__module__], "fit_to_machine", lambda _: {})
+    fitted = resolved.settings | fit(config_class(**resolved.settings))
+    config = tyro.cli(config_class, default=config_class(**fitted), args=rest)
+    overrides = {k: v for k, v in dataclasses.asdict(config).items() if v != resolved.settings[k]}
+    return known, papers.resolve(folder, known.variant, known.task, budget, overrides)
+
+
+def pick_device(asked: str) -> str:
+    """ "cpu" or "cuda"; with several GPUs, this process gets one that no other training has."""
+    if asked != "cpu":
+        claim_gpu()
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device cuda was asked for, and PyTorch finds no CUDA device here; use --device cpu, or install a driver"
+        )
+    return asked
+
+
+def prepare(seed: int, threads: int, deterministic: bool = True) -> int:
+    """Seeds this process and makes it deterministic; returns the number of threads (0: one per core, at most 4)."""
+    threads = threads or min(os.cpu_count() or 1, 4)
+    make_deterministic(seed, threads, deterministic)
+    return threads
+
+
+def say_how_long(run: Run) -> None:
+    """Times the script on this machine and prints how long the run will take. Uses the global random generators."""
+    costs = measure(run.resolved, run.seed, run.device.type, run.threads)
+    seconds = datetime.timedelta(seconds=round(total_seconds(costs, run.settings)))
+    say(
+        f"will take about {seconds} on this machine as it is now: {1 / costs.learning:.0f} agent steps/s while learning"
+    )
