@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.environments.atari import AtariEnvs, FrameStack
-from common.environments.vector import GymEnvs, ReplayableEnvs
-from common.evaluation.protocol import Policy, load_weights
-from common.learning.layers import ByteConv2d, WideLinear, flatten_parameters, times_due
-from common.papers import Task
+from common.environments.atari import FrameStack
+from common.environments.make import make_envs
+from common.evaluation.protocol import Policy
+from common.learning.layers import fast_layers, flatten_parameters
 from common.runs.command_line import main
+from common.runs.progress import Progress, times_due
 from common.runs.run import Run
 
 # --- constants ---
@@ -83,19 +83,18 @@ class ScreenNetwork(nn.Module):
     def __init__(self, num_actions: int, stack: int):
         super().__init__()
         self.torso = nn.Sequential(
-            ByteConv2d(stack, 32, 8, 4), nn.ReLU(),
+            nn.Conv2d(stack, 32, 8, 4), nn.ReLU(),
             nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
             nn.Conv2d(64, 64, 3), nn.ReLU(),
             nn.Flatten(),
-            WideLinear(3136, 512), nn.ReLU(),
+            nn.Linear(3136, 512), nn.ReLU(),
         )  # fmt: skip
         self.policy, self.value = nn.Linear(512, num_actions), nn.Linear(512, 1)
         initialise(self)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, states: torch.Tensor) -> Heads:
         """states: (B, stack, 84, 84) uint8."""
-        features = self.torso(states)
+        features = self.torso(states / 255)
         return Heads(self.policy(features), self.value(features).squeeze(1))
 
 
@@ -126,10 +125,11 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def make_network(config: Config, num_actions: int, obs_shape: tuple[int, ...]) -> nn.Module:
+def make_network(config: Config, envs) -> nn.Module:
+    """The network for these environments' observations and actions."""
     if config.network == "mlp":
-        return MLP(num_actions, config.stack * int(np.prod(obs_shape)))
-    return ScreenNetwork(num_actions, config.stack)
+        return MLP(envs.num_actions, config.stack * int(np.prod(envs.obs_shape)))
+    return fast_layers(ScreenNetwork(envs.num_actions, config.stack))
 
 
 # --- learning rule ---
@@ -200,25 +200,6 @@ class RMSProp:
 # --- training ---
 
 
-@dataclass
-class Progress:
-    """All that is counted; part of every checkpoint."""
-
-    agent_steps: int = 0
-    updates: int = 0
-    episodes: int = 0
-    updates_logged: int = 0  # updates at the last row of the curve
-
-
-def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -> ReplayableEnvs:
-    if task.kind == "gym":
-        return GymEnvs(task.env_id, num_envs, seed)
-    return AtariEnvs(
-        task.game, num_envs, seed=seed, frame_skip=config.frame_skip, noop_max=config.noop_max,
-        preprocessing=config.preprocessing, **options,
-    )  # fmt: skip
-
-
 def sample(heads: Heads, rngs: list[np.random.Generator]) -> np.ndarray:
     """One action per state, (N,) int64; rngs: one generator per state, or one for all."""
     outputs = heads.outputs.cpu().numpy()
@@ -231,22 +212,23 @@ def sample(heads: Heads, rngs: list[np.random.Generator]) -> np.ndarray:
 def train(config: Config, run: Run) -> None:
     c, rng = config, np.random.default_rng(run.seed)
     envs = make_envs(c, run.task, c.num_envs, run.seed)
-    net = make_network(c, envs.num_actions, envs.obs_shape).to(run.device)
+    net = make_network(c, envs).to(run.device)
     optimiser = RMSProp(net, c)
     stack = FrameStack(c.num_envs, c.stack, envs.obs_shape, envs.obs_dtype)
-    shown = torch.zeros(4, device=run.device)  # sums of loss and CURVE since the last row of the curve
-    at = Progress()
-    resumed = run.resume(at=at, rng=rng, envs=envs, net=net, optimiser=optimiser, stack=stack, shown=shown)
+    metrics = torch.zeros(4, device=run.device)  # sums of loss and CURVE since the last row of the curve
+    progress = Progress()
+    resumed = run.resume(
+        progress, rng=rng, envs=envs, net=net, optimiser=optimiser, stack=stack, metrics=metrics
+    )
     if not resumed:
         stack.begin_episodes(envs.reset(), np.ones(c.num_envs, dtype=bool))
 
     steps = c.rollout_steps, c.num_envs
-    while True:
-        run.tick(at)
-        if at.agent_steps >= c.training_steps or run.reached(at):
-            break
-        learning_rate = c.learning_rate * (annealing(at.agent_steps, c) if c.anneal_learning_rate else 1.0)
-        before = at.agent_steps
+    for _ in run.steps(progress):
+        learning_rate = c.learning_rate * (
+            annealing(progress.agent_steps, c) if c.anneal_learning_rate else 1.0
+        )
+        began = progress.agent_steps
 
         # N environments step together for n steps with one policy
         states, actions = [], []
@@ -257,7 +239,7 @@ def train(config: Config, run: Run) -> None:
             with torch.no_grad():
                 actions.append(sample(net(states[-1]), [rng]))
             step = envs.step(actions[-1])
-            at.agent_steps += c.num_envs
+            progress.advance(c.num_envs)
             terminals[t] = step.game_over | (step.life_lost & c.life_loss_terminal)
             ends[t] = terminals[t] | step.truncated
             rewards[t] = step.rewards.clip(-c.reward_clip, c.reward_clip)
@@ -265,7 +247,7 @@ def train(config: Config, run: Run) -> None:
             if (step.truncated & ~terminals[t]).any():
                 cut_values[t] = value(net, stack.planes)
             if step.done.any():
-                at.episodes += run.log_episodes(at, step)
+                run.log_episodes(progress, step)
                 stack.begin_episodes(envs.reset_where(step.done), step.done)
 
         # R_t: the n-step return, bootstrapped with V(s_{t+n}) unless the episode ended; one update on all N n samples
@@ -276,18 +258,18 @@ def train(config: Config, run: Run) -> None:
         optimiser.gradient.zero_()
         loss.backward()
         optimiser.step(learning_rate)
-        shown += numbers
-        at.updates += 1
-        run.check_finite(shown, at)
-        if times_due(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
-            means = (shown / (at.updates - at.updates_logged)).tolist()
+        metrics += numbers
+        progress.updates += 1
+        run.check_finite(metrics, progress)
+        if times_due(c.log_period, began, progress.agent_steps) or progress.agent_steps >= c.training_steps:
+            means = (metrics / (progress.updates - progress.updates_logged)).tolist()
             run.log_phase(
-                at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True))
+                progress, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True))
             )
-            shown.zero_()
-            at.updates_logged = at.updates
+            metrics.zero_()
+            progress.updates_logged = progress.updates
 
-    run.finish(at, net)
+    run.finish(progress, net)
 
 
 def as_states(planes: np.ndarray, net: nn.Module) -> torch.Tensor:
@@ -304,12 +286,8 @@ def value(net: nn.Module, planes: np.ndarray) -> np.ndarray:
 # --- evaluation and command line ---
 
 
-def load_policy(
-    config: Config, num_actions: int, obs_shape: tuple[int, ...], weights: dict, device: torch.device
-) -> Policy:
-    """The policy of trained weights, which samples its actions; raises ValueError when they do not fit the network."""
-    net = make_network(config, num_actions, obs_shape).to(device)
-    load_weights(net, weights)
+def make_policy(net: nn.Module, config: Config) -> Policy:
+    """What is evaluated: it samples its actions."""
 
     @torch.no_grad()
     def policy(states: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:

@@ -22,20 +22,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.environments.atari import AtariEnvs, FrameStack
-from common.environments.vector import GymEnvs, ReplayableEnvs
+from common.environments.atari import FrameStack
+from common.environments.make import make_envs
 from common.errors import UserError
-from common.evaluation.protocol import Policy, load_weights
-from common.learning.layers import (
-    ByteConv2d,
-    CudaGraphed,
-    RunningMoments,
-    WideLinear,
-    flatten_parameters,
-    times_due,
-)
-from common.papers import Task
+from common.evaluation.protocol import Policy
+from common.learning.fast import CudaGraphed
+from common.learning.layers import RunningMoments, fast_layers, flatten_parameters
+from common.runs import progress as counting
 from common.runs.command_line import main
+from common.runs.progress import times_due
 from common.runs.run import Run
 
 # --- constants ---
@@ -104,25 +99,24 @@ class ScreenNetwork(nn.Module):
     def __init__(self, num_actions: int, stack: int, kind: str):
         super().__init__()
         if kind == "small":
-            convolutions = [ByteConv2d(stack, 16, 8, 4), nn.ReLU(), nn.Conv2d(16, 32, 4, 2)]
+            convolutions = [nn.Conv2d(stack, 16, 8, 4), nn.ReLU(), nn.Conv2d(16, 32, 4, 2)]
             flat, units = 2592, 256
         else:
             convolutions = [
-                ByteConv2d(stack, 32, 8, 4),
+                nn.Conv2d(stack, 32, 8, 4),
                 nn.ReLU(),
                 nn.Conv2d(32, 64, 4, 2),
                 nn.ReLU(),
                 nn.Conv2d(64, 64, 3),
             ]
             flat, units = 3136, 512
-        self.torso = nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), WideLinear(flat, units), nn.ReLU())
+        self.torso = nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), nn.Linear(flat, units), nn.ReLU())
         self.policy, self.value = nn.Linear(units, num_actions), nn.Linear(units, 1)
         initialise(self)
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, states: torch.Tensor) -> Heads:
         """states: (B, stack, 84, 84) uint8."""
-        features = self.torso(states)
+        features = self.torso(states / 255)
         return Heads(self.policy(features), self.value(features).squeeze(1))
 
 
@@ -172,12 +166,12 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def make_network(
-    config: Config, num_actions: int, obs_shape: tuple[int, ...], continuous: bool = False
-) -> nn.Module:
+def make_network(config: Config, envs) -> nn.Module:
+    """The network for these environments' observations and actions."""
     if config.network == "mlp":
-        return MLP(num_actions, config.stack * int(np.prod(obs_shape)), continuous)
-    return ScreenNetwork(num_actions, config.stack, config.network)
+        inputs = config.stack * int(np.prod(envs.obs_shape))
+        return MLP(envs.num_actions, inputs, continuous=bool(envs.action_shape))
+    return fast_layers(ScreenNetwork(envs.num_actions, config.stack, config.network))
 
 
 def prepare(net: nn.Module, planes: np.ndarray) -> torch.Tensor:
@@ -342,23 +336,8 @@ def update(
 
 
 @dataclass
-class Progress:
-    """All that is counted; part of every checkpoint."""
-
-    agent_steps: int = 0
-    updates: int = 0
-    episodes: int = 0
-    updates_logged: int = 0  # updates at the last row of the curve
-    kl_coefficient: float = 0.0  # beta, where the objective has it
-
-
-def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -> ReplayableEnvs:
-    if task.kind == "gym":
-        return GymEnvs(task.env_id, num_envs, seed)
-    return AtariEnvs(
-        task.game, num_envs, seed=seed, frame_skip=config.frame_skip, noop_max=config.noop_max,
-        preprocessing=config.preprocessing, **options,
-    )  # fmt: skip
+class Progress(counting.Progress):
+    kl_coefficient: float = 1.0  # beta, where the objective has it
 
 
 def sample(heads: Heads, rngs: list[np.random.Generator]) -> np.ndarray:
@@ -384,18 +363,18 @@ def train(config: Config, run: Run) -> None:
             f"(num_envs {c.num_envs} x rollout_steps {c.rollout_steps}); choose one that does"
         )
     envs = make_envs(c, run.task, c.num_envs, run.seed)
-    net = make_network(c, envs.num_actions, envs.obs_shape, bool(envs.action_shape)).to(run.device)
+    net = make_network(c, envs).to(run.device)
     optimiser = Adam(net, c)
     stack = FrameStack(c.num_envs, c.stack, envs.obs_shape, envs.obs_dtype)
     observed, returned = RunningMoments(envs.obs_shape), RunningMoments(())
     discounted = torch.zeros(
         c.num_envs, dtype=torch.float64
     )  # return so far, of which rewards are normalised by
-    shown = torch.zeros(6, device=run.device)  # sums of loss and CURVE since the last row of the curve
-    at = Progress(kl_coefficient=c.kl_coefficient)
+    metrics = torch.zeros(6, device=run.device)  # sums of loss and CURVE since the last row of the curve
+    progress = Progress(kl_coefficient=c.kl_coefficient)
     resumed = run.resume(
-        at=at, rng=rng, envs=envs, net=net, optimiser=optimiser, stack=stack, observed=observed, returned=returned,
-        discounted=discounted, shown=shown,
+        progress, rng=rng, envs=envs, net=net, optimiser=optimiser, stack=stack, observed=observed, returned=returned,
+        discounted=discounted, metrics=metrics,
     )  # fmt: skip
     if not resumed:
         stack.begin_episodes(envs.reset(), np.ones(c.num_envs, dtype=bool))
@@ -406,14 +385,11 @@ def train(config: Config, run: Run) -> None:
         CudaGraphed(partial(update, net, optimiser, c), graphs),
     )
     steps = c.rollout_steps, c.num_envs
-    while True:
-        run.tick(at)
-        if at.agent_steps >= c.training_steps or run.reached(at):
-            break
-        alpha = annealing(at.agent_steps, c)
+    for _ in run.steps(progress):
+        alpha = annealing(progress.agent_steps, c)
         learning_rate = c.learning_rate * (alpha if c.anneal_learning_rate else 1.0)
         clip = c.clip * (alpha if c.anneal_clip else 1.0)
-        before = at.agent_steps
+        began = progress.agent_steps
 
         # for actor = 1, ..., N: run policy pi_old for T timesteps
         states, actions, log_probs, outputs = [], [], [], []
@@ -432,7 +408,7 @@ def train(config: Config, run: Run) -> None:
             outputs.append(heads.outputs.clone())
             values[t] = heads.values.cpu().numpy()
             step = envs.step(chosen)
-            at.agent_steps += c.num_envs
+            progress.advance(c.num_envs)
             terminals[t] = step.game_over | (step.life_lost & c.life_loss_terminal)
             ends[t] = terminals[t] | step.truncated
             rewards[t] = step.rewards.clip(-c.reward_clip, c.reward_clip) if c.reward_clip else step.rewards
@@ -445,7 +421,7 @@ def train(config: Config, run: Run) -> None:
             if (step.truncated & ~terminals[t]).any():
                 cut_values[t] = value(net, stack.planes)
             if step.done.any():
-                at.episodes += run.log_episodes(at, step)
+                run.log_episodes(progress, step)
                 stack.begin_episodes(envs.reset_where(step.done), step.done)
 
         # compute advantage estimates A_1, ..., A_T
@@ -462,27 +438,27 @@ def train(config: Config, run: Run) -> None:
 
         # optimise surrogate L with respect to theta, with K epochs and minibatch size M <= NT; then theta_old <- theta
         old_log_std = None if heads.log_std is None else heads.log_std.detach().clone()
-        rates = torch.tensor([learning_rate, clip, at.kl_coefficient], device=run.device)
+        rates = torch.tensor([learning_rate, clip, progress.kl_coefficient], device=run.device)
         for _ in range(c.epochs):
             for part in torch.from_numpy(rng.permutation(size)).to(run.device).split(c.minibatch_size):
-                shown += gradient_step(rates, old_log_std, *(tensor[part] for tensor in rollout))
-                at.updates += 1
-        run.check_finite(shown, at)
+                metrics += gradient_step(rates, old_log_std, *(tensor[part] for tensor in rollout))
+                progress.updates += 1
+        run.check_finite(metrics, progress)
         if c.objective == "adaptive_kl":
             with torch.no_grad():
                 old = Heads(rollout.outputs, rollout.values, old_log_std)
-                at.kl_coefficient *= penalty_change(
+                progress.kl_coefficient *= penalty_change(
                     float(divergence(old, net(rollout.states)).mean()), c.kl_target
                 )
-        if times_due(c.log_period, before, at.agent_steps) or at.agent_steps >= c.training_steps:
-            means = (shown / (at.updates - at.updates_logged)).tolist()
+        if times_due(c.log_period, began, progress.agent_steps) or progress.agent_steps >= c.training_steps:
+            means = (metrics / (progress.updates - progress.updates_logged)).tolist()
             run.log_phase(
-                at, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True))
+                progress, None, learning_rate=learning_rate, **dict(zip(("loss", *CURVE), means, strict=True))
             )
-            shown.zero_()
-            at.updates_logged = at.updates
+            metrics.zero_()
+            progress.updates_logged = progress.updates
 
-    run.finish(at, net)
+    run.finish(progress, net)
 
 
 def penalty_change(kl: float, target: float) -> float:
@@ -504,12 +480,8 @@ def as_floats(array: np.ndarray, device: torch.device) -> torch.Tensor:
 # --- evaluation and command line ---
 
 
-def load_policy(
-    config: Config, num_actions: int, obs_shape: tuple[int, ...], weights: dict, device: torch.device
-) -> Policy:
-    """The policy of trained weights, which samples its actions; raises ValueError when they do not fit the network."""
-    net = make_network(config, num_actions, obs_shape, "log_std" in weights).to(device)
-    load_weights(net, weights)
+def make_policy(net: nn.Module, config: Config) -> Policy:
+    """What is evaluated: it samples its actions."""
 
     @torch.no_grad()
     def policy(states: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
