@@ -11,8 +11,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,29 @@ def set_state(part: Any, state: Any) -> None:
         part.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
     else:
         part.load_state_dict(state)
+
+
+def states_of(parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """The state of every part by name, and of the global random generators."""
+    state = {name: get_state(part) for name, part in parts.items()}
+    state["torch"] = torch.get_rng_state()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state | {"python": list(random.getstate())}
+
+
+def set_states(parts: Mapping[str, Any], state: dict[str, Any], device: torch.device) -> None:
+    """Puts what `states_of` gave back, in place."""
+    for name, part in parts.items():
+        set_state(part, state[name])
+    torch.set_rng_state(torch.from_numpy(state["torch"]))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
+    random.setstate(_tuples(state["python"]))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 def flatten(tree: Any, path: str, tensors: dict[str, np.ndarray]) -> Any:

@@ -38,38 +38,76 @@ class RunFolder:
 
     # --- taking it ---
 
-    def take(self, *, fresh: bool, resume_changed: bool, whole_length: bool) -> bool:
+    def take(
+        self, *, fresh: bool, resume_changed: bool, whole_length: bool, command: str = "the same command"
+    ) -> bool:
         """Takes the folder's lock, waiting for whoever holds it; True if the run is finished already.
 
         fresh: what is there is put aside. whole_length: a run that ended when it had reached the published score is not
-        finished. An earlier run of other settings or other code is put aside, or, with `resume_changed`, one of other
-        code gone on with. The outputs of a finished run are written again.
+        finished. An earlier run of other settings is put aside. When only code, packages or ROM changed, UserError says how to
+        go on, and nothing is touched; `resume_changed` goes on with it, or with the newest such run that was put aside.
+        The outputs of a finished run are written again.
         """
         self._lock_it()
         self._finish_putting_aside()
         if fresh:
             self._put_aside("--fresh was given")
         done = self._read_done()
-        if done is not None and done["key"] == self.key:
+        found = self._keys(done)
+        if resume_changed and not any(key.startswith(self.settings_key) for key in found):
+            self._take_back()
+            done = self._read_done()
+            found = self._keys(done)
+        same_settings = {key for key in found if key.startswith(self.settings_key)}
+        if same_settings and self.key not in found:
+            old = sorted(same_settings)[0]
+            what = f"code, packages (uv.lock) or ROM changed since (key {old}, now {self.key})"
+            if not resume_changed:
+                raise UserError(
+                    f"{self.path} holds a run {self._state(done)}, and {what}. Nothing was touched. To go on with it, noted "
+                    f"on its page: {command} --resume-changed (in the workflow: --config resume_changed=true). To train "
+                    "anew and put it aside: --fresh (in the workflow: --config fresh=true)"
+                )
+            self.checkpoints.also = same_settings
+            self.notes.append(f"resumed on purpose although {what}")
+            say(self.notes[-1])
+        if done is not None and done["key"] in {self.key, *self.checkpoints.also}:
             if done.get("stopped") != "reached" or not whole_length:
                 self.write_outputs()
                 self.clean_up()
                 return True
             why = "the earlier run ended when it had reached the published score, and now the whole length is asked for"
             self._put_aside(why)
-        found = ({done["key"]} if done else set()) | self.checkpoints.keys()
-        same_settings = {key for key in found if key.startswith(self.settings_key)}
-        if found and self.key not in found:
-            old = sorted(same_settings or found)[0]
-            what = "code, packages (uv.lock) or ROM" if same_settings else "settings"
-            if same_settings and resume_changed:
-                self.checkpoints.also = same_settings
-                self.notes.append(f"resumed on purpose although {what} changed (key {old}, now {self.key})")
-                say(self.notes[-1])
-            else:
-                fix = "; --resume-changed goes on from a checkpoint all the same" if same_settings else ""
-                self._put_aside(f"{what} changed since (key {old}, now {self.key}){fix}")
+        elif found and not same_settings:
+            self._put_aside(f"settings changed since (key {sorted(found)[0]}, now {self.key})")
         return False
+
+    def _keys(self, done: dict | None) -> set[str]:
+        return ({done["key"]} if done else set()) | self.checkpoints.keys()
+
+    def _state(self, done: dict | None) -> str:
+        if done:
+            return "that is finished"
+        newest = self.checkpoints.all()[0].name.removeprefix("step-")
+        return f"that was saved at agent step {int(newest):,}"
+
+    def _take_back(self) -> None:
+        """Puts the newest run of these settings that was put aside back in its place, if there is one."""
+
+        def number(folder: Path) -> int:
+            return int(folder.name.removeprefix("stale-"))
+
+        for aside in sorted(self.work.glob("stale-[0-9]*"), key=number, reverse=True):
+            earlier = RunFolder(self.path, self.settings_key, self.key, self.outputs)
+            earlier.work = earlier.checkpoints.folder = aside
+            if not any(key.startswith(self.settings_key) for key in earlier._keys(earlier._read_done())):
+                continue
+            self._put_aside("--resume-changed was given")
+            shutil.rmtree(self.live, ignore_errors=True)
+            for thing in list(aside.iterdir()):
+                thing.rename(self.work / thing.name)
+            aside.rmdir()
+            return
 
     def release(self) -> None:
         """Lets go of the folder, after the checkpoint that is being written."""

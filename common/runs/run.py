@@ -12,7 +12,6 @@ import datetime
 import importlib
 import json
 import os
-import random
 import signal
 import sys
 import time
@@ -30,7 +29,7 @@ from common.environments.vector import ReplayableEnvs, Step
 from common.errors import UserError
 from common.evaluation.protocol import Policy, evaluation_phase
 from common.runs import tracking
-from common.runs.checkpoint import get_state, set_state
+from common.runs.checkpoint import set_states, states_of
 from common.runs.description import describe, peak_memory_mb, plan
 from common.runs.folder import RunFolder
 from common.runs.logs import Logs, plain
@@ -78,7 +77,10 @@ class Run:
     def open(self, fresh: bool = False, resume_changed: bool = False) -> bool:
         """Takes the run's folder; True if the run is finished already and was written again."""
         finished = self.folder.take(
-            fresh=fresh, resume_changed=resume_changed, whole_length=not self.stop_when_reached
+            fresh=fresh,
+            resume_changed=resume_changed,
+            whole_length=not self.stop_when_reached,
+            command=self.provenance["command"] or "the same command",
         )
         self.notes += self.folder.notes
         return finished
@@ -113,8 +115,11 @@ class Run:
     def resume(self, progress: Progress, **parts: Any) -> bool:
         """Registers everything that has state, and loads the newest whole checkpoint into it if there is one."""
         self.parts = {"progress": progress, **parts}
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            if (
+                number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+            ):  # nohup ignores it, and goes on
+                signal.signal(number, self._on_signal)
         replay = parts.get("replay")
         on_disk = replay is not None and isinstance(replay.frames, np.memmap)
         self._slots_between = max((replay.slots - replay.window) // 4, 1) if on_disk else None
@@ -315,12 +320,7 @@ class Run:
 
     def _save(self) -> None:
         self._all_finite()
-        state = {name: get_state(part) for name, part in self.parts.items()}
-        state["torch"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            state["cuda"] = torch.cuda.get_rng_state()
-        state["python"] = list(random.getstate())
-        state["reached_in_a_row"] = self._reached_in_a_row
+        state = states_of(self.parts, self.device) | {"reached_in_a_row": self._reached_in_a_row}
         self._saves += 1
         clock = {
             "seconds": self._seconds(), "attempts": self._attempts, "evaluation_seconds": self._evaluation_seconds,
@@ -334,12 +334,7 @@ class Run:
 
     def _restore(self, state: dict, texts: dict[str, bytes]) -> dict[str, bytes]:
         """Puts a checkpoint's state into this run; returns the texts of the logs."""
-        for name, part in self.parts.items():
-            set_state(part, state[name])
-        torch.set_rng_state(torch.from_numpy(state["torch"]))
-        if self.device.type == "cuda" and "cuda" in state:
-            torch.cuda.set_rng_state(torch.from_numpy(state["cuda"]))
-        random.setstate(_tuples(state["python"]))
+        set_states(self.parts, state, self.device)
         clock = json.loads(texts.pop("clock.json"))
         self._seconds_before, self._attempts = clock["seconds"], clock["attempts"] + 1
         self._evaluation_seconds, self._saves = clock["evaluation_seconds"], clock["saves"]
@@ -453,7 +448,3 @@ class Run:
 def curve_columns(paper: str) -> tuple[str, ...]:
     """What the paper's script adds to the columns of every curve: its constant CURVE."""
     return tuple(getattr(importlib.import_module(f"replications.{paper}.train"), "CURVE", ()))
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

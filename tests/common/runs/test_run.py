@@ -10,7 +10,6 @@ import random
 import shutil
 import signal
 import subprocess
-from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,8 +20,12 @@ import torch
 from common import papers
 from common.errors import UserError
 from common.evaluation.protocol import evaluate_run
+from common.runs import command_line, provenance
 from common.runs import run as runs
 from common.runs.checkpoint import Checkpoints
+from common.runs.description import CHECKPOINT_GB
+from common.runs.folder import OUTPUTS
+from common.runs.progress import Progress
 from tests.training import TINY, command, environment, open_run, start, train, wait_for
 
 PROMISED = ("model.safetensors", "curve.csv", "episodes.csv")
@@ -149,24 +152,39 @@ def stop_after(steps: int):
 
     real = runs.Run.tick
 
-    def tick(self, at):
-        real(self, at)
-        if at.agent_steps >= steps:
+    def tick(self, progress):
+        real(self, progress)
+        if progress.agent_steps >= steps:
             self.checkpoints.wait()
             raise Crash
 
     return tick, Crash
 
 
-@pytest.fixture
-def crashed(tmp_path, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def crashed_once(tmp_path_factory) -> Path:
     """A run that crashed at agent step 410, with checkpoints at 300 and 400."""
+    results = tmp_path_factory.mktemp("crashed")
     tick, crash = stop_after(410)
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs.Run, "tick", tick)
         with pytest.raises(crash):
-            train("dqn", "breakout", tmp_path)
+            train("dqn", "breakout", results)
+    return results
+
+
+@pytest.fixture
+def crashed(crashed_once, tmp_path) -> Path:
+    """A copy of it, in this test's own results folder."""
+    shutil.copytree(crashed_once, tmp_path, symlinks=True, dirs_exist_ok=True)
     return tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
+
+
+def only_open(tmp_path: Path, **options) -> bool:
+    """Whether the run is finished already; takes the folder as a training does, and trains nothing."""
+    run, *_, finished = open_run("dqn", "breakout", tmp_path, options.pop("settings", TINY), **options)
+    run.close()
+    return finished
 
 
 def test_a_torn_newest_checkpoint_falls_back_and_ends_the_same(crashed, unbroken, tmp_path, capsys):
@@ -175,7 +193,7 @@ def test_a_torn_newest_checkpoint_falls_back_and_ends_the_same(crashed, unbroken
     (newest / "state.safetensors").write_bytes(content[: len(content) // 2])
     train("dqn", "breakout", tmp_path)
     out = capsys.readouterr().out
-    assert f"{newest.name} is torn" in out
+    assert f"{newest.name} is damaged" in out
     assert f"resumed at agent step {int(older.name[5:])}" in out
     assert_same(crashed, unbroken)
 
@@ -228,10 +246,10 @@ def test_weights_that_are_not_numbers_are_never_saved(tmp_path, monkeypatch):
     """Even when the loss does not show it yet: the evaluation phase clears the loss, and a save is due there."""
     real = runs.Run.evaluate
 
-    def evaluate(self, policy, at):
-        scores = real(self, policy, at)
+    def evaluate(self, policy, progress):
+        scores = real(self, policy, progress)
         with torch.no_grad():
-            next(self._parts["q"].parameters()).fill_(float("nan"))
+            next(self.parts["q"].parameters()).fill_(float("nan"))
         return scores
 
     monkeypatch.setattr(runs.Run, "evaluate", evaluate)
@@ -246,7 +264,7 @@ def test_weights_that_are_not_numbers_are_never_saved(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_changed_code_resumes_on_purpose_with_a_note(crashed, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "code_fingerprint", lambda *_: "0" * 64)
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "0" * 64)
     train("dqn", "breakout", tmp_path, resume_changed=True)
     run = json.loads((crashed / "run.json").read_text())
     assert run["cost"]["attempts"] == 2
@@ -255,7 +273,11 @@ def test_changed_code_resumes_on_purpose_with_a_note(crashed, tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_a_run_that_was_cut_short_does_not_pass_for_a_whole_one(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runs.Run, "reached", lambda self, at: self.stop_when_reached and at.evaluations == 1)
+    monkeypatch.setattr(
+        runs.Run,
+        "published_score_reached",
+        lambda self: self.stop_when_reached and self.parts["progress"].evaluations == 1,
+    )
     folder = train("dqn", "breakout", tmp_path, stop_when_reached=True)
     assert json.loads((folder / "run.json").read_text())["progress"]["agent_steps"] == 300
     train("dqn", "breakout", tmp_path, stop_when_reached=True)
@@ -304,28 +326,42 @@ def test_fresh_puts_aside_and_deletes_nothing(crashed, unbroken, tmp_path):
 
 
 def test_changed_settings_never_resume(crashed, tmp_path, capsys):
-    train("dqn", "breakout", tmp_path, TINY | {"discount": 0.5})
-    out = capsys.readouterr().out
-    assert "settings changed since" in out
-    assert "resumed" not in out
+    assert not only_open(tmp_path, settings=TINY | {"discount": 0.5})
+    assert "settings changed since" in capsys.readouterr().out
     assert len(list((crashed / "checkpoint" / "stale-1").glob("step-*"))) == 2
+    assert not list((crashed / "checkpoint").glob("step-*"))
 
 
-def test_changed_code_never_resumes_silently(crashed, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runs, "code_fingerprint", lambda *_: "0" * 64)
-    train("dqn", "breakout", tmp_path)
-    out = capsys.readouterr().out
-    assert "code, packages (uv.lock) or ROM changed since" in out
-    assert "resumed" not in out
+def test_changed_code_stops_and_asks_and_touches_nothing(crashed, tmp_path, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in crashed.rglob("step-*/*")}
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "0" * 64)
+    with pytest.raises(
+        UserError, match=r"saved at agent step \d+, and code.*changed.*--resume-changed.*--fresh"
+    ):
+        only_open(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in crashed.rglob("step-*/*")} == before
+
+
+def test_resume_changed_takes_back_what_was_put_aside(crashed, tmp_path, monkeypatch):
+    only_open(tmp_path, fresh=True)  # as the advice of earlier versions led to
+    assert not list((crashed / "checkpoint").glob("step-*"))
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "0" * 64)
+    run, *_ = open_run("dqn", "breakout", tmp_path, TINY, resume_changed=True)
+    assert run.checkpoints.load() is not None
+    run.close()
+    assert len(list((crashed / "checkpoint").glob("step-*"))) == 2
+    assert (crashed / "checkpoint" / "frames.bin").exists()
 
 
 def test_a_finished_run_writes_its_outputs_again(unbroken, tmp_path, capsys):
-    folder = train("dqn", "breakout", tmp_path)
-    for name in runs.OUTPUTS:
-        (folder / name).unlink()
-    train("dqn", "breakout", tmp_path)
-    assert_same(folder, unbroken)
-    assert capsys.readouterr().out.count("done:") == 1  # trained once
+    results = tmp_path / "copy"
+    shutil.copytree(unbroken.parents[3], results, symlinks=True)
+    copy = results / unbroken.relative_to(unbroken.parents[3])
+    for name in OUTPUTS:
+        (copy / name).unlink()
+    train("dqn", "breakout", results)
+    assert_same(copy, unbroken)
+    assert "done:" not in capsys.readouterr().out  # nothing was trained
 
 
 @pytest.mark.slow
@@ -361,7 +397,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
 def test_what_a_run_needs_is_said_and_checked_before_it_starts(tmp_path, monkeypatch, capsys):
     train("dqn", "breakout", tmp_path / "a")
     ring = 450 * 7056 / 1e9
-    assert f"needs {ring + 2 * runs.CHECKPOINT_GB:.1f} GB of disk" in capsys.readouterr().out
+    assert f"needs {ring + 2 * CHECKPOINT_GB:.1f} GB of disk" in capsys.readouterr().out
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 10_000_000})())
     with pytest.raises(UserError, match=r"0\.01 GB free, checkpoints need 0\.2 GB"):
         train("dqn", "breakout", tmp_path / "b")
@@ -390,7 +426,7 @@ def test_a_bad_command_line_names_value_and_what_is_allowed(arguments, words):
     from replications.dqn.train import Config
 
     with pytest.raises(UserError) as error:
-        runs.parse("dqn", Config, arguments)
+        command_line.parse("dqn", Config, arguments)
     for word in words:
         assert word in str(error.value)
 
@@ -398,29 +434,52 @@ def test_a_bad_command_line_names_value_and_what_is_allowed(arguments, words):
 def test_cuda_without_a_device_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="--device cpu"):
-        runs.pick_device("cuda")
+        command_line.pick_device("cuda")
 
 
 def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
-    for name in ("replications/dqn", "common"):
-        (tmp_path / name).mkdir(parents=True)
-    for path in ["replications/dqn/train.py", *(f"common/{name}.py" for name in runs.CODE)]:
-        (tmp_path / path).write_text((runs.ROOT / path).read_text())
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    before = runs.code_fingerprint("dqn")
-    script = tmp_path / "replications/dqn/train.py"
-    text = script.read_text()
-    script.write_text("# a comment\n" + text.replace('"""Equation 2', '"""Changed words; equation 2'))
-    assert runs.code_fingerprint("dqn") == before
-    script.write_text(text.replace('reduction="sum"', 'reduction="mean"'))
-    assert runs.code_fingerprint("dqn") != before
+    for folder_name in ("replications/dqn", "replications/ppo", "common"):
+        (tmp_path / folder_name).mkdir(parents=True)
+        for path in (provenance.ROOT / folder_name).rglob("*.py"):
+            copy = tmp_path / path.relative_to(provenance.ROOT)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_text(path.read_text())
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        provenance, "_file", lambda module, root=tmp_path: tmp_path / (module.replace(".", "/") + ".py")
+    )
+    before, other = provenance.code_fingerprint("dqn"), provenance.code_fingerprint("ppo")
+
+    def change(name: str, old: str, new: str) -> None:
+        text = (tmp_path / name).read_text()
+        assert old in text
+        (tmp_path / name).write_text("# a comment\n" + text.replace(old, new))
+
+    change("replications/dqn/train.py", '"""Equation 2', '"""Changed words; equation 2')
+    change("common/runs/tracking.py", "PROJECT = ", "ANOTHER = ")  # plumbing: it changes no number
+    assert provenance.code_fingerprint("dqn") == before
+    change("replications/dqn/train.py", 'reduction="sum"', 'reduction="mean"')
+    changed = provenance.code_fingerprint("dqn")
+    assert changed != before
+    change("common/learning/replay.py", "import zlib", "import zlib, sys")
+    assert provenance.code_fingerprint("dqn") != changed
+    assert provenance.code_fingerprint("ppo") == other  # which has no replay memory
+
+
+def test_the_modules_that_count_are_found_by_following_imports():
+    dqn, ppo = (provenance.modules_that_count(f"replications.{paper}.train") for paper in ("dqn", "ppo"))
+    shared = {"common.environments.atari", "common.environments.vector", "common.evaluation.protocol"}
+    assert shared | {"common.runs.progress", "common.runs.checkpoint", "common.learning.layers"} <= dqn & ppo
+    assert "common.learning.replay" in dqn - ppo
+    assert "replications.dqn.train" in dqn - ppo
+    assert not {name for name in dqn | ppo if name.startswith("common.papers") or name == "common.runs.run"}
 
 
 @pytest.mark.slow
 def test_a_terminal_that_is_gone_stops_nothing(tmp_path, unbroken):
     """`| head -1` leaves after the first line; the run goes on without it."""
     arguments = command("dqn", "breakout", tmp_path)
-    process = subprocess.Popen(arguments, cwd=runs.ROOT, stdout=subprocess.PIPE, env=environment())
+    process = subprocess.Popen(arguments, cwd=provenance.ROOT, stdout=subprocess.PIPE, env=environment())
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(120) == 0
@@ -429,23 +488,26 @@ def test_a_terminal_that_is_gone_stops_nothing(tmp_path, unbroken):
 
 def test_several_environments_write_more_between_checkpoints(tmp_path):
     """A million slots, one environment: a checkpoint after 25,000 agent steps at the latest; several: after 125,000."""
-    resolved = papers.resolve(papers.load_paper("dqn"), None, "pong", "smoke")
-    run = runs.Run(resolved, 1, device="cpu", threads=1, results=tmp_path)
-    assert run.slack(1_000_000, 1) == 100_000
-    assert run.slack(1_000_000, 64) == 500_000
-    assert run.slack(1000, 1) == 300  # a small ring has room all the same
+    run = runs.Run(papers.resolve("dqn", None, "pong", "smoke"), 1, device="cpu", threads=1, results=tmp_path)
+
+    def slack(capacity: int, num_envs: int) -> int:
+        envs = SimpleNamespace(num_envs=num_envs, obs_dtype=np.dtype(np.uint8))
+        return run.frame_storage(envs, capacity)["slack"]
+
+    assert slack(1_000_000, 1) == 100_000
+    assert slack(1_000_000, 64) == 500_000
+    assert slack(1000, 1) == 300  # a small ring has room all the same
 
 
-def test_the_last_scores_are_kept_as_they_are_printed():
+def test_the_last_scores_are_kept_as_they_are_printed(tmp_path):
     """A resumed run reads them back from episodes.csv, and its mean of the last hundred must be that of one never stopped."""
-    run = runs.Run.__new__(runs.Run)
-    run.recent, run.frames_per_step = deque(), 4
-    rows = []
-    run._append = lambda name, row: rows.append(row)
-    at = SimpleNamespace(agent_steps=10, episodes=0)
-    scores = np.array([13.231251151234567, 1 / 3])
-    done = np.array([True, True])
-    run.log_episodes(at, SimpleNamespace(done=done, scores=scores, lengths=np.array([5, 6])))
-    run.log_episode(at, 2 / 3, 7)
-    assert list(run.recent) == [float(str(row[3])) for row in rows]
+    run = runs.Run(papers.resolve("dqn", None, "pong", "smoke"), 1, device="cpu", threads=1, results=tmp_path)
+    scores, done = np.array([13.231251151234567, 1 / 3]), np.array([True, True])
+    progress = Progress(agent_steps=10)
+    run.folder.live.mkdir(parents=True)
+    run.logs.open()
+    run.log_episodes(progress, SimpleNamespace(done=done, scores=scores, lengths=np.array([5, 6])))
+    run.log_episode(progress, 2 / 3, 7)
+    assert list(run.recent) == [float(row["score"]) for row in run.logs.rows("episodes.csv")]
     assert list(run.recent) == [13.2312512, 0.333333333, 0.666666667]
+    assert progress.episodes == 3
