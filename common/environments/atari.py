@@ -41,13 +41,18 @@ def check_rom(game: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def has_fire(game: str) -> bool:
+    """Whether FIRE is in the game's minimal action set."""
+    emulator = ale_py.ALEInterface()
+    emulator.loadROM(roms.get_rom_path(game))
+    return ale_py.Action.FIRE in emulator.getMinimalActionSet()
+
+
 def nature_frame(rgb: np.ndarray) -> np.ndarray:
-    """(210, 160, 3) uint8 RGB, already max-pooled -> (84, 84) uint8: luminance, then a bilinear resize without a crop."""
-    return cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    """(210, 160, 3) uint8 RGB, already max-pooled -> (84, 84) uint8: luminance, then averages over areas, without a crop.
 
-
-def area_frame(rgb: np.ndarray) -> np.ndarray:
-    """As `nature_frame`, resized by averaging over areas: what OpenAI's baselines do."""
+    The "bilinear" of the released code of Mnih et al. 2015 (Lua Torch's image.scale) averages areas when it shrinks.
+    """
     return cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
 
 
@@ -64,20 +69,22 @@ def dqn_2013_frame(rgb: np.ndarray) -> np.ndarray:
 
 
 # "ale" is the emulator's own, in its threads
-PREPROCESSING = {"nature": nature_frame, "area": area_frame, "ale": None, "dqn_2013": dqn_2013_frame}
+PREPROCESSING = {"nature": nature_frame, "ale": None, "dqn_2013": dqn_2013_frame}
 
 
 class AtariEnvs(ReplayableEnvs):
-    """N games of one ROM: minimal action set, no sticky actions, no FIRE on reset, raw scores, whole games.
+    """N games of one ROM: minimal action set, no sticky actions, raw scores, whole games.
 
     A lost life is reported (`life_lost`) and never resets the game. Observations are single frames (N, 84, 84) uint8; stacks
     are built by the replay memory or by `FrameStack`.
 
-    preprocessing: "nature" takes the maximum over the last two raw frames per RGB channel, then luminance, then a bilinear
-    resize; "area" the same with a resize by area (OpenAI's baselines); "ale" lets the emulator's threads take luminance first and resize by area: faster, and not the papers';
+    preprocessing: "nature" takes the maximum over the last two raw frames per RGB channel, then luminance, then averages over
+    areas; "ale" lets the emulator's threads take the luminance before the maximum: faster, and not the papers';
     "dqn_2013" takes the last raw frame alone, and crops (`dqn_2013_frame`).
     noop_max: episodes start with 1 to this many no-op frames, uniformly; 0 for none.
+    fire_reset: after the no-ops the emulator presses FIRE for one frame, in games that have it.
     max_frames: emulator frames after which an episode is truncated, or None.
+    repeat_first_frame: how `FrameStack.of` these environments begins.
     threads: C++ emulator threads (0: one per environment, at most one per core); they never change results.
     """
 
@@ -92,6 +99,8 @@ class AtariEnvs(ReplayableEnvs):
         max_frames: int | None = None,
         preprocessing: str = "nature",
         keep_rgb: bool = False,
+        fire_reset: bool = False,
+        repeat_first_frame: bool = False,
         threads: int = 0,
     ):
         check_rom(game)
@@ -105,6 +114,8 @@ class AtariEnvs(ReplayableEnvs):
         self.noop_max, self.keep_rgb = noop_max, keep_rgb
         self.rgb: np.ndarray | None = None  # (N, 210, 160, 3) of the latest step, for videos
         self._in_cpp = preprocessing == "ale"
+        self.repeat_first_frame = repeat_first_frame
+        self._fires = int(fire_reset and has_fire(game))  # frames
 
         def make(rows: int, columns: int, grayscale: bool) -> AtariVectorEnv:
             return AtariVectorEnv(
@@ -120,13 +131,12 @@ class AtariEnvs(ReplayableEnvs):
                 stack_num=1,
                 frameskip=frame_skip,
                 maxpool=preprocessing != "dqn_2013",
-                noop_max=noop_max + 1
-                if noop_max
-                else 0,  # it draws from 0 to one less; `_reset` draws again at 0
+                # it draws from 0 to one less, FIRE counted in; `_reset` draws again at no no-op
+                noop_max=noop_max + 1 + self._fires if noop_max else 0,
                 episodic_life=False,
                 life_loss_info=False,
                 reward_clipping=False,
-                use_fire_reset=False,
+                use_fire_reset=bool(self._fires),
             )
 
         self._envs = make(SIZE, SIZE, True) if self._in_cpp else make(*SCREEN, False)
@@ -153,7 +163,7 @@ class AtariEnvs(ReplayableEnvs):
         # A masked reset at once, instead of the emulator's own at the next step: no step is then ever a dead one.
         options = None if mask.all() else {"reset_mask": mask}
         screens, info = envs.reset(seed=seeds, options=options)
-        while self.noop_max and (none := mask & (info["episode_frame_number"] == 0)).any():
+        while self.noop_max and (none := mask & (info["episode_frame_number"] == self._fires)).any():
             screens, info = envs.reset(options={"reset_mask": none})
         return screens, info
 
@@ -183,13 +193,22 @@ class AtariEnvs(ReplayableEnvs):
 
 
 class FrameStack:
-    """The last `depth` frames of each environment, zero planes before an episode's first frame: (N, depth, *shape)."""
+    """The last `depth` frames of each environment, (N, depth, *shape).
 
-    def __init__(self, num_envs: int, depth: int, shape: tuple[int, ...], dtype):
+    Before an episode's first frame stand zero planes, or that frame itself (repeat_first: OpenAI's baselines of 2017).
+    """
+
+    def __init__(self, num_envs: int, depth: int, shape: tuple[int, ...], dtype, repeat_first: bool = False):
         self.planes = np.zeros((num_envs, depth, *shape), dtype=dtype)
+        self.repeat_first = repeat_first
+
+    @classmethod
+    def of(cls, envs: ReplayableEnvs, depth: int) -> FrameStack:
+        """For these environments' observations."""
+        return cls(envs.num_envs, depth, envs.obs_shape, envs.obs_dtype, envs.repeat_first_frame)
 
     def begin_episodes(self, obs: np.ndarray, mask: np.ndarray) -> None:
-        self.planes[mask] = 0
+        self.planes[mask] = obs[mask][:, None] if self.repeat_first else 0
         self.planes[mask, -1] = obs[mask]
 
     def push(self, obs: np.ndarray) -> None:

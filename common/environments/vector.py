@@ -7,15 +7,15 @@ checkpoint stores a few kilobytes and a resumed run continues with identical obs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from typing import NamedTuple
 
 import cv2
 import gymnasium
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What came back from one agent step in each of N environments.
 
     obs: (N, *obs_shape), the observation that follows the action (of an ended episode: its last one).
@@ -34,7 +34,7 @@ class Step:
 
     @property
     def done(self) -> np.ndarray:
-        """(N,) bool: the episode has ended and the environment waits for `restart`."""
+        """(N,) bool: the episode has ended and the environment waits for `reset_where`."""
         return self.game_over | self.truncated
 
 
@@ -46,6 +46,7 @@ class ReplayableEnvs:
     # of one environment's action: a number below `num_actions`, or a vector of floats
     action_shape: tuple[int, ...] = ()
     action_dtype = np.dtype(np.uint8)
+    repeat_first_frame = False  # how `FrameStack.of` these environments begins an episode
 
     def __init__(self, num_envs: int, seed: int, max_steps: int | None):
         self.num_envs = num_envs
@@ -53,6 +54,8 @@ class ReplayableEnvs:
         self.max_steps = max_steps
         self.scores = np.zeros(num_envs)
         self.lengths = np.zeros(num_envs, dtype=np.int64)
+        self._never = np.zeros(num_envs, dtype=bool)  # shared by steps
+        self._never.flags.writeable = False
         self._episodes = np.zeros(num_envs, dtype=np.int64)  # resets so far, the first one included
         self._actions: list[bytearray] = [bytearray() for _ in range(num_envs)]
 
@@ -110,10 +113,8 @@ class ReplayableEnvs:
         obs, rewards, game_over, life_lost = self._recv()
         self.scores += rewards
         self.lengths += 1
-        capped = self.lengths >= self.max_steps if self.max_steps else np.zeros(self.num_envs, dtype=bool)
-        return Step(
-            obs, rewards, game_over, life_lost, capped & ~game_over, self.scores.copy(), self.lengths.copy()
-        )
+        truncated = (self.lengths >= self.max_steps) & ~game_over if self.max_steps else self._never
+        return Step(obs, rewards, game_over, life_lost, truncated, self.scores.copy(), self.lengths.copy())
 
     def _explicit_seeds(self, mask: np.ndarray) -> np.ndarray:
         """One 31-bit seed per masked environment: a function of (seed, environment, episode), never of the past."""
@@ -175,13 +176,15 @@ class ReplayableEnvs:
 class GymEnvs(ReplayableEnvs):
     """Gymnasium environments with vector observations: CartPole, the MuJoCo tasks.
 
-    Actions are discrete (`num_actions` of them) or vectors of `num_actions` floats, clipped to the environment's bounds.
+    Actions are discrete (`num_actions` of them) or vectors of `num_actions` floats.
+    clip_actions: vectors are clipped to the environment's bounds before it sees them. MuJoCo limits the forces either way, but
+    what an action costs is counted of the action that the environment was given.
     The environment's own time limit is taken over as `max_steps`, so that a cap is reported as `truncated`.
     """
 
     reseed_every = 1
 
-    def __init__(self, env_id: str, num_envs: int, seed: int):
+    def __init__(self, env_id: str, num_envs: int, seed: int, clip_actions: bool = True):
         spec = gymnasium.spec(env_id)
         super().__init__(num_envs, seed, spec.max_episode_steps)
         if "mujoco" in str(spec.entry_point):
@@ -189,7 +192,11 @@ class GymEnvs(ReplayableEnvs):
 
             # or MuJoCo leaves a MUJOCO_LOG.TXT in the current folder over attributes of Gymnasium's own model files
             mujoco.set_mju_user_warning(lambda _: None)
-        self.envs = [gymnasium.make(env_id).unwrapped for _ in range(num_envs)]
+        with (
+            warnings.catch_warnings()
+        ):  # that there is a later version of the task than the one that a paper needs
+            warnings.simplefilter("ignore")
+            self.envs = [gymnasium.make(env_id).unwrapped for _ in range(num_envs)]
         self.obs_shape = self.envs[0].observation_space.shape
         self.obs_dtype = np.dtype(np.float32)
         self._obs = np.zeros((num_envs, *self.obs_shape), dtype=np.float32)
@@ -200,7 +207,7 @@ class GymEnvs(ReplayableEnvs):
         else:
             self.action_shape, self.action_dtype = space.shape, np.dtype(np.float32)
             self.num_actions = space.shape[0]
-            self._bounds = space.low, space.high
+            self._bounds = (space.low, space.high) if clip_actions else None
         self._pending = np.zeros((num_envs, *self.action_shape), dtype=self.action_dtype)
 
     def _reset(self, mask, seeds):
@@ -218,7 +225,7 @@ class GymEnvs(ReplayableEnvs):
         for i, env in enumerate(self.envs):
             action = self._pending[i] if self.action_shape else int(self._pending[i])
             self._obs[i], rewards[i], over[i], _, _ = env.step(action)
-        return self._obs.copy(), rewards, over, np.zeros(self.num_envs, dtype=bool)
+        return self._obs.copy(), rewards, over, self._never
 
     def screen(self, env):
         if hasattr(self.envs[env], "model"):

@@ -63,7 +63,9 @@ class ReturnMeter:
 
     def __init__(self, num_envs: int, config):
         # where rewards are normalised by moments, values are not of the rewards themselves
-        self.discount = None if getattr(config, "normalise", False) else getattr(config, "discount", None)
+        self.discount = (
+            None if getattr(config, "normalise_rewards", False) else getattr(config, "discount", None)
+        )
         self.clip = getattr(config, "reward_clip", None) or None  # 0: not clipped
         self.lives_end = getattr(config, "life_loss_terminal", False)
         # A reward r after k states adds r (1 + discount + ... + discount^(k-1)) to the sum over these states
@@ -114,7 +116,7 @@ def play_steps(
 ) -> np.ndarray:
     """Plays `steps` agent steps in one environment; returns the raw scores of the episodes that ended, the last partial one
     dropped. `check` is called every hundred steps and may raise."""
-    stacked = FrameStack(1, stack, envs.obs_shape, envs.obs_dtype)
+    stacked = FrameStack.of(envs, stack)
     everyone = np.ones(1, dtype=bool)
     stacked.begin_episodes(envs.reset(), everyone)
     begin(policy, everyone)
@@ -163,7 +165,7 @@ def play_group(
 ) -> list[Episode]:  # fmt: skip
     """One whole episode in each of the N environments, with the given seeds (N,). film: whose screens to keep."""
     n = len(seeds)
-    stacked = FrameStack(n, stack, envs.obs_shape, envs.obs_dtype)
+    stacked = FrameStack.of(envs, stack)
     rngs = [np.random.default_rng(int(seed)) for seed in seeds]
     stacked.begin_episodes(envs.reset(seeds), np.ones(n, dtype=bool))
     begin(policy, np.ones(n, dtype=bool))

@@ -151,34 +151,3 @@ class MLP(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(B, stack, *obs_shape) float32 -> (B, outputs)."""
         return self.layers(states)
-
-
-class RunningMoments:
-    """Mean and standard deviation of everything seen so far, exactly, in float64 (Chan et al. 1983); 0 and 1 at the start."""
-
-    def __init__(self, shape: tuple[int, ...]):
-        self.count, self.mean, self.squares = 0, np.zeros(shape), np.zeros(shape)
-
-    def update(self, batch: np.ndarray) -> None:
-        """batch: (N, *shape)."""
-        n, mean = len(batch), batch.mean(axis=0, dtype=np.float64)
-        total, difference = self.count + n, mean - self.mean
-        self.squares = (
-            self.squares + ((batch - mean) ** 2).sum(axis=0) + difference**2 * (self.count * n / total)
-        )
-        self.mean, self.count = self.mean + difference * (n / total), total
-
-    @property
-    def std(self) -> np.ndarray:
-        """At least 1e-4, so that what never changes can be divided by it."""
-        return np.sqrt(self.squares / self.count + 1e-8) if self.count else np.ones_like(self.mean)
-
-    def state_dict(self) -> dict:
-        return {"count": self.count, "mean": np.array(self.mean), "squares": np.array(self.squares)}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.count, self.mean, self.squares = (
-            state["count"],
-            np.array(state["mean"]),
-            np.array(state["squares"]),
-        )

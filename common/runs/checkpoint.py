@@ -58,6 +58,12 @@ def set_state(part: Any, state: Any) -> None:
         part.data.copy_(torch.as_tensor(state))
     elif isinstance(part, torch.nn.Module):
         part.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+    elif isinstance(part, torch.optim.Optimizer):  # JSON has made text of the numbers of its parameters
+        moments = {
+            int(number): {name: torch.as_tensor(value) for name, value in own.items()}
+            for number, own in state["state"].items()
+        }
+        part.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
     else:
         part.load_state_dict(state)
 

@@ -2,7 +2,7 @@
 
 This is A3C (2016) without its asynchrony: environments step together with one policy, and one update learns from all of them
 at once. With that come the released code's own constants: the network of 2015 in place of that of 2013, orthogonal initial
-weights, means in place of sums, a small epsilon in RMSProp, a smaller bound on the gradient, the whole value gradient.
+weights, means in place of sums, a small epsilon in RMSProp, a smaller bound on the gradient.
 `paper.yaml` beside this file lists every constant with its source, and every point where this script differs from it.
 
 Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser, after 5 agent steps in
@@ -34,7 +34,7 @@ from common.runs.run import Run
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults are the released code's (`learn` of baselines/a2c/a2c.py and what it calls), the length that of the table."""
+    """Defaults are those of the released code of the table's year (`learn` of baselines/a2c/a2c.py), the length that of the table."""
 
     training_steps: int = (
         10_000_000  # agent steps of all environments together (40M frames); Schulman et al. 2017, Section 6.4
@@ -43,14 +43,16 @@ class Config:
     frame_skip: int = 4  # frames per agent step; released code
     stack: int = 4  # frames; released code
     noop_max: int = 30  # frames; released code
-    preprocessing: Literal["area", "nature", "ale"] = "area"  # released code
+    fire_reset: bool = True  # in games that have it; released code
+    max_frames: int = 400_000  # of a game in training; gym's, which the released code plays with
+    preprocessing: Literal["nature", "ale"] = "nature"  # released code
     life_loss_terminal: bool = True  # released code
     reward_clip: float = 1.0  # raw score; released code (the sign; scores are whole numbers)
 
     network: Literal["nature", "mlp"] = "nature"  # released code; "mlp" for vector observations
     rollout_steps: int = 5  # agent steps per environment and update; "nsteps"
     discount: float = 0.99  # "gamma"
-    value_coefficient: float = 0.5  # of the mean squared error; "vf_coef"
+    value_coefficient: float = 0.25  # of the mean squared error; "vf_coef" 0.5 times half of it
     entropy_coefficient: float = 0.01  # "ent_coef"
 
     learning_rate: float = 0.0007  # "lr"
@@ -117,11 +119,10 @@ class MLP(nn.Module):
 
 
 def initialise(module: nn.Module) -> None:
-    """Orthogonal with gain sqrt(2), 0.01 for the policy's last layer and 1 for the value's, biases 0 (released code)."""
+    """Orthogonal with gain sqrt(2), 1 for the last layers, biases 0 (released code until January 2018)."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
-            gain = {"policy": 0.01, "value": 1.0}.get(name, math.sqrt(2))
-            nn.init.orthogonal_(layer.weight, gain)
+            nn.init.orthogonal_(layer.weight, 1.0 if name in ("policy", "value") else math.sqrt(2))
             nn.init.zeros_(layer.bias)
 
 
@@ -141,17 +142,16 @@ def annealing(step: int, config: Config) -> float:
 
 
 def n_step_returns(
-    rewards: np.ndarray, last_values: np.ndarray, terminals: np.ndarray, ends: np.ndarray, cut_values: np.ndarray,
-    discount: float,
-) -> np.ndarray:  # fmt: skip
-    """R_t = r_t + discount R_{t+1}, from R = V(s_{t+n}) after the last row; the longest return each state can have, all (T, N).
+    rewards: np.ndarray, last_values: np.ndarray, ends: np.ndarray, discount: float
+) -> np.ndarray:
+    """R_t = r_t + discount R_{t+1}, from R = V(s_{t+n}) after the last row; the longest return each state can have, (T, N).
 
-    terminals: nothing is worth anything after step t. ends: the episode ended with step t for any reason; where that was a
-    time cap, R_{t+1} is cut_values, V of its last observation. last_values: (N,), V of what follows the last row.
+    ends: (T, N), the episode was over with step t, and nothing that follows counts; a time limit is an end too (released code).
+    last_values: (N,), V of what follows the last row.
     """
     returns, following = np.zeros_like(rewards), last_values
     for t in reversed(range(len(rewards))):
-        following = rewards[t] + discount * np.where(ends[t], cut_values[t], following) * ~terminals[t]
+        following = rewards[t] + discount * following * ~ends[t]
         returns[t] = following
     return returns
 
@@ -159,7 +159,7 @@ def n_step_returns(
 def a2c_loss(
     heads: Heads, actions: torch.Tensor, returns: torch.Tensor, config: Config
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """To be minimised: mean(-log pi(a|s) (R - V)) + .5 mean((R - V)^2) - .01 mean(entropy), R - V constant in the first term.
+    """To be minimised: mean(-log pi(a|s) (R - V)) + .25 mean((R - V)^2) - .01 mean(entropy), R - V constant in the first term.
 
     heads, actions (B,) int64 and returns (B,) of all environments and steps of an update. Returns the loss, and what the
     learning curve shows of it: (4,), in the order loss, *CURVE.
@@ -214,7 +214,7 @@ def train(config: Config, run: Run) -> None:
     envs = make_envs(c, run.task, c.num_envs, run.seed)
     net = make_network(c, envs).to(run.device)
     optimiser = RMSProp(net, c)
-    stack = FrameStack(c.num_envs, c.stack, envs.obs_shape, envs.obs_dtype)
+    stack = FrameStack.of(envs, c.stack)
     metrics = torch.zeros(4, device=run.device)  # sums of loss and CURVE since the last row of the curve
     progress = Progress()
     resumed = run.resume(
@@ -232,26 +232,22 @@ def train(config: Config, run: Run) -> None:
 
         # N environments step together for n steps with one policy
         states, actions = [], []
-        rewards, cut_values = np.zeros(steps), np.zeros(steps)
-        terminals, ends = np.zeros(steps, dtype=bool), np.zeros(steps, dtype=bool)
+        rewards, ends = np.zeros(steps), np.zeros(steps, dtype=bool)
         for t in range(c.rollout_steps):
             states.append(as_states(stack.planes.copy(), net))
             with torch.no_grad():
                 actions.append(sample(net(states[-1]), [rng]))
             step = envs.step(actions[-1])
             progress.advance(c.num_envs)
-            terminals[t] = step.game_over | (step.life_lost & c.life_loss_terminal)
-            ends[t] = terminals[t] | step.truncated
+            ends[t] = step.done | (step.life_lost & c.life_loss_terminal)
             rewards[t] = step.rewards.clip(-c.reward_clip, c.reward_clip)
             stack.push(step.obs)
-            if (step.truncated & ~terminals[t]).any():
-                cut_values[t] = value(net, stack.planes)
             if step.done.any():
                 run.log_episodes(progress, step)
                 stack.begin_episodes(envs.reset_where(step.done), step.done)
 
         # R_t: the n-step return, bootstrapped with V(s_{t+n}) unless the episode ended; one update on all N n samples
-        returns = n_step_returns(rewards, value(net, stack.planes), terminals, ends, cut_values, c.discount)
+        returns = n_step_returns(rewards, value(net, stack.planes), ends, c.discount)
         targets = torch.from_numpy(returns.astype(np.float32).reshape(-1)).to(run.device)
         chosen = torch.from_numpy(np.concatenate(actions)).to(run.device)
         loss, numbers = a2c_loss(net(torch.cat(states)), chosen, targets, c)

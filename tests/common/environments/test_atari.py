@@ -12,7 +12,6 @@ from common.environments.atari import (
     AtariEnvs,
     FrameStack,
     MaxAndSkip,
-    area_frame,
     make_atari_env,
     nature_frame,
 )
@@ -161,17 +160,75 @@ def test_restored_environments_have_the_same_future(game):
             assert (one.reset_where(a.done) == two.reset_where(b.done)).all()
 
 
-def test_luminance_and_bilinear_resize():
-    """A uniform colour stays itself: Y = .299 R + .587 G + .114 B. A bright row is spread by a bilinear, not an area, filter."""
+def area_average(gray: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Every new pixel is the mean of the part of the picture that it covers, in float64."""
+
+    def shares(old: int, new: int) -> np.ndarray:
+        edges = np.arange(new + 1) * old / new
+        overlap = np.minimum(edges[1:, None], np.arange(1, old + 1)) - np.maximum(
+            edges[:-1, None], np.arange(old)
+        )
+        return overlap.clip(0) * new / old
+
+    return shares(gray.shape[0], rows) @ gray @ shares(gray.shape[1], columns).T
+
+
+def test_luminance_and_averages_over_areas():
+    """Y = .299 R + .587 G + .114 B; within a grey level of the float64 average, on noise; every row and column has weight."""
     frame = nature_frame(np.full((210, 160, 3), (200, 100, 50), np.uint8))
     assert frame.shape == (84, 84)
     assert frame.dtype == np.uint8
     assert set(np.unique(frame)) == {round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)}
-    rows = np.zeros((210, 160, 3), np.uint8)
-    rows[1] = 255  # 2.5 source rows a target row: centres lie at 0.75, 3.25, ...
-    column = nature_frame(rows)[:, 0]
-    assert column[0] == round(255 * 0.75)
-    assert column[1] == 0
+    noise = np.random.default_rng(0).integers(0, 256, (210, 160, 3), dtype=np.uint8)
+    slow = area_average(noise @ np.array([0.299, 0.587, 0.114]), 84, 84)
+    assert np.abs(nature_frame(noise) - slow).max() <= 1.5
+    for row in range(210):
+        one = np.zeros((210, 160, 3), np.uint8)
+        one[row] = 255
+        assert nature_frame(one).any(), row
+    for column in range(160):
+        one = np.zeros((210, 160, 3), np.uint8)
+        one[:, column] = 255
+        assert nature_frame(one).any(), column
+
+
+def test_fire_is_pressed_once_after_the_no_ops_where_a_game_has_it():
+    """Against the bare emulator: 1 to 30 no-op frames, then FIRE for one frame; Asterix has no FIRE."""
+    for game, fires in (("breakout", 1), ("asterix", 0)):
+        envs = AtariEnvs(game, 4, seed=2, fire_reset=True)
+        everyone = np.ones(4, dtype=bool)
+        starts = [envs._reset_games(envs._envs, everyone, None)[1] for _ in range(20)]
+        counts = np.concatenate([info["episode_frame_number"] for info in starts])
+        assert 1 + fires <= counts.min() <= 4 + fires
+        assert 27 + fires <= counts.max() <= 30 + fires
+    plain, fired = (AtariEnvs("breakout", 1, seed=2, noop_max=0, fire_reset=on) for on in (False, True))
+    assert plain.reset().sum() != fired.reset().sum()
+    bare = gymnasium.make(
+        "ALE/Breakout-v5", frameskip=1, repeat_action_probability=0.0, full_action_space=False
+    )
+    bare.reset(seed=2)
+    screen = bare.step(1)[0]
+    assert (nature_frame(screen) == fired.reset(np.array([2]))[0]).all()
+
+
+def test_a_game_in_training_is_cut_at_its_cap():
+    envs = AtariEnvs("breakout", 2, seed=0, max_frames=40, frame_skip=4)
+    envs.reset()
+    cut = [envs.step(np.zeros(2, int)).truncated.tolist() for _ in range(10)]
+    assert cut == [[False, False]] * 9 + [[True, True]]
+
+
+def test_stacks_begin_with_zeros_or_with_the_first_frame():
+    obs = np.arange(2 * 4, dtype=np.uint8).reshape(2, 2, 2) + 1
+    for repeat in (False, True):
+        stack = FrameStack(2, 3, (2, 2), np.uint8, repeat_first=repeat)
+        stack.begin_episodes(obs, np.array([True, True]))
+        stack.push(obs + 100)
+        stack.begin_episodes(obs + 50, np.array([False, True]))
+        before = obs[0] if repeat else np.zeros((2, 2))
+        assert (stack.planes[0] == np.stack([before, obs[0], obs[0] + 100])).all()
+        first = obs[1] + 50
+        assert (stack.planes[1] == np.stack([first * repeat, first * repeat, first])).all()
 
 
 class Flicker(gymnasium.Env):
@@ -236,10 +293,10 @@ def test_a_filmed_game_is_the_same_game(preprocessing):
         assert (one.obs == two.obs).all()
         assert (one.rewards == two.rewards).all()
         assert (one.life_lost == two.life_lost).all()
-        gray = np.stack([area_frame(filmed.screen(env)) for env in range(2)]).astype(int)
+        gray = np.stack([nature_frame(filmed.screen(env)) for env in range(2)]).astype(int)
         if preprocessing in (
             "ale",
-            "area",
+            "nature",
         ):  # the maximum of gray is not the gray of the maximum, but near it
             assert np.abs(gray - one.obs).mean() < 1
         if one.done.any():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from common.learning import layers as learning
-from common.learning.layers import ByteConv2d, RunningMoments, WideLinear
+from common.learning.layers import ByteConv2d, WideLinear
 
 
 @pytest.mark.parametrize(
@@ -48,28 +47,3 @@ def test_a_wide_linear_layer_is_the_plain_one_and_its_gradients(monkeypatch, row
         torch.testing.assert_close(mine.grad.double(), slow.grad, atol=1e-4, rtol=1e-4)
     assert len(convolutions) == (convolves and rows >= 8 and inputs > 2000)
     assert layer(x[:0]).shape == (0, 5)
-
-
-def test_running_moments_equal_those_of_all_that_was_seen():
-    rng = np.random.default_rng(0)
-    batches = [rng.normal(1e6, 3, size=(n, 4)) for n in (1, 7, 2, 100)]
-    moments = RunningMoments((4,))
-    assert moments.mean.tolist() == [0] * 4
-    assert moments.std.tolist() == [1] * 4
-    for batch in batches:
-        moments.update(batch)
-    everything = np.concatenate(batches)
-    np.testing.assert_allclose(moments.mean, everything.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(moments.std, everything.std(0), rtol=1e-6)
-    other = RunningMoments((4,))
-    other.load_state_dict(moments.state_dict())
-    for m in (moments, other):
-        m.update(batches[1])
-    assert np.array_equal(moments.mean, other.mean)
-    assert np.array_equal(moments.std, other.std)
-
-
-def test_what_never_changes_can_be_divided_by():
-    moments = RunningMoments((1,))
-    moments.update(np.full((5, 1), 3.0))
-    assert moments.std[0] == pytest.approx(1e-4)

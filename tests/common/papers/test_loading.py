@@ -326,15 +326,16 @@ def test_order_of_settings(toy):
     assert get("ring", "hour").settings == {"states": 16}
 
 
-def test_a_task_wins_over_its_variant(toy):
+def test_a_variant_wins_over_its_task(toy):
     edit(
         toy,
         "        published_reason: not printed\n",
         "        published_reason: not printed\n        settings: {learning_rate: 0.002}\n        reasons: {'*': Table 3}\n",
     )
     found = resolve("toy", "no_replay", "pong", "paper", root=toy)
-    assert (found.settings["learning_rate"], found.sources["learning_rate"]) == (0.002, "task")
-    assert {d.what: d.reason for d in found.deviations}["learning rate"] == "Table 3"
+    assert (found.settings["learning_rate"], found.sources["learning_rate"]) == (0.001, "variant")
+    base = resolve("toy", None, "pong", "paper", root=toy)
+    assert base.sources["learning_rate"] == "paper"
 
 
 def test_evaluation_is_shortened_by_the_budget_and_never_lengthened(toy):
