@@ -6,6 +6,7 @@ paper's date; "ppo2" is its successor.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,18 @@ import torch
 from torch import nn
 
 from replications.ppo.policies import Heads
+
+
+class Pair(nn.Module):
+    """Two linear layers side by side, the policy's and the value's, in one product: (2, B, inputs) -> (2, B, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(2, 1, outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
 
 
 class ControlNetwork(nn.Module):
@@ -25,12 +38,8 @@ class ControlNetwork(nn.Module):
 
     def __init__(self, num_actions: int, inputs: int, continuous: bool, observation_clip: float = 0.0):
         super().__init__()
-
-        def torso() -> nn.Sequential:
-            return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
-
-        self.policy_torso, self.policy = torso(), nn.Linear(64, num_actions)
-        self.value_torso, self.value = torso(), nn.Linear(64, 1)
+        self.hidden = nn.ModuleList([Pair(inputs, 64), Pair(64, 64)])
+        self.policy, self.value = nn.Linear(64, num_actions), nn.Linear(64, 1)
         self.log_std = nn.Parameter(torch.zeros(num_actions)) if continuous else None
         self.observation_clip = observation_clip
         self.register_buffer("mean", torch.zeros(inputs))
@@ -42,8 +51,9 @@ class ControlNetwork(nn.Module):
 
     def forward(self, states: torch.Tensor) -> Heads:
         """states: (B, inputs), normalised."""
-        outputs, values = self.policy(self.policy_torso(states)), self.value(self.value_torso(states))
-        return Heads(outputs, values.squeeze(1), self.log_std)
+        first, second = self.hidden
+        for_policy, for_value = second(first(states.expand(2, -1, -1)).tanh()).tanh()
+        return Heads(self.policy(for_policy), self.value(for_value).squeeze(1), self.log_std)
 
 
 def normaliser(net: ControlNetwork) -> Callable[[np.ndarray], np.ndarray]:
@@ -62,11 +72,30 @@ def in_numpy(net: ControlNetwork) -> Callable[[np.ndarray], np.ndarray]:
 
     For one row PyTorch needs several times as long as NumPy.
     """
-    layers = (net.policy_torso[0], net.policy_torso[2], net.policy)
-    (w1, b1), (w2, b2), (w3, b3) = (
-        (x.weight.detach().cpu().numpy().T, x.bias.detach().cpu().numpy()) for x in layers
-    )
+    first, second, head = *net.hidden, net.policy
+    tensors = first.weight[0], first.bias[0], second.weight[0], second.bias[0], head.weight.T, head.bias
+    w1, b1, w2, b2, w3, b3 = (x.detach().cpu().numpy() for x in tensors)
     return lambda states: np.tanh(np.tanh(states @ w1 + b1) @ w2 + b2) @ w3 + b3
+
+
+def initialise(net: nn.Module, kind: str) -> None:
+    """kind: "normc" (first release): each unit's weights normal, scaled to norm 1 (0.01 for the policy's last layer); convolutions
+    uniform within sqrt(6 / (fan_in + fan_out)). "orthogonal" (ppo2): gain sqrt(2), 0.01 for the policy's last layer, 1 for the
+    value's. Biases are 0."""
+    for name, layer in net.named_modules():
+        if not isinstance(layer, nn.Linear | nn.Conv2d | Pair):
+            continue
+        nn.init.zeros_(layer.bias)
+        weight = layer.weight.detach()
+        for part in weight.transpose(1, 2) if isinstance(layer, Pair) else [weight]:  # (outputs, inputs)
+            if kind == "orthogonal":
+                nn.init.orthogonal_(part, {"policy": 0.01, "value": 1.0}.get(name, math.sqrt(2)))
+            elif isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(part)
+            else:
+                normal = torch.randn_like(part)
+                norm = 0.01 if name == "policy" else 1.0
+                part.copy_(norm * normal / normal.norm(dim=1, keepdim=True))
 
 
 # --- moments of observations and returns ---

@@ -1,4 +1,4 @@
-"""What PPO's networks start from and what they say of a state: distributions of actions, categorical, or Gaussian for vectors of
+"""What PPO's networks say of a state: distributions of actions, categorical, or Gaussian for vectors of
 floats (Section 6.1)."""
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 
 class Heads(NamedTuple):
@@ -17,24 +16,6 @@ class Heads(NamedTuple):
     outputs: torch.Tensor
     values: torch.Tensor
     log_std: torch.Tensor | None = None
-
-
-def initialise(net: nn.Module, kind: str) -> None:
-    """kind: "normc" (released code): each unit's weights normal, scaled to norm 1 (0.01 for the policy's last layer); convolutions uniform
-    within sqrt(6 / (fan_in + fan_out)). "orthogonal" (ppo2): gain sqrt(2), 0.01 for the policy's last layer, 1 for the value's.
-    Biases are 0."""
-    for name, layer in net.named_modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            continue
-        nn.init.zeros_(layer.bias)
-        if kind == "orthogonal":
-            nn.init.orthogonal_(layer.weight, {"policy": 0.01, "value": 1.0}.get(name, math.sqrt(2)))
-        elif isinstance(layer, nn.Conv2d):
-            nn.init.xavier_uniform_(layer.weight)
-        else:
-            weight = torch.randn_like(layer.weight)
-            norm = 0.01 if name == "policy" else 1.0
-            layer.weight.data.copy_(norm * weight / weight.norm(dim=1, keepdim=True))
 
 
 def log_probs_and_entropy(heads: Heads, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

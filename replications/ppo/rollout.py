@@ -11,6 +11,8 @@ from torch import nn
 
 from common.environments.atari import FrameStack
 from common.environments.vector import ReplayableEnvs
+from common.runs.progress import Progress
+from common.runs.run import Run
 from replications.ppo.control import ControlNetwork, RewardScale, in_numpy, normaliser, observation_moments
 from replications.ppo.policies import draw, sample
 
@@ -55,8 +57,10 @@ class Actors:
         normalised, outputs_of = normaliser(self.net), in_numpy(self.net)
         return lambda planes: ((states := normalised(planes)), outputs_of(states), None)
 
-    def play(self, rng: np.random.Generator, log_std: torch.Tensor | None, ended: Callable) -> Rollout:
-        """ended: called with each `Step`, after which episodes that are over begin anew."""
+    def play(
+        self, rng: np.random.Generator, log_std: torch.Tensor | None, run: Run, progress: Progress
+    ) -> Rollout:
+        """T agent steps of each actor with the policy of now; log_std: its own, where it has one."""
         c, envs, stack, pi_old = self.config, self.envs, self.stack, self.policy()
         drawn = draw(rng, (c.rollout_steps, c.num_envs), log_std)
         seen, said, actions, steps = [], [], [], []
@@ -71,8 +75,9 @@ class Actors:
             step = envs.step(actions[-1])
             steps.append(step)
             stack.push(step.obs)
-            ended(step)
+            progress.advance(c.num_envs)
             if step.done.any():
+                run.log_episodes(progress, step)
                 stack.begin_episodes(envs.reset_where(step.done), step.done)
         said.append(pi_old(stack.planes))
         states, outputs, values = zip(*said, strict=True)

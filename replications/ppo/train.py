@@ -5,9 +5,9 @@ advantage estimation; several epochs of minibatch updates on those steps, held n
 to old probabilities (or by a penalty on the divergence). There is no replay memory and no target network.
 `paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
 
-Beside this file: how the actors play (rollout.py), distributions and initial weights (policies.py), networks and moments of
-control tasks (control.py). Elsewhere: the screens (common/environments/atari.py), how an agent is evaluated
-(common/evaluation/protocol.py), a run's folder, checkpoints and logs (common/runs/run.py).
+Beside this file: how the actors play (rollout.py), distributions of actions (policies.py), networks and moments of control
+tasks (control.py). Elsewhere: screens (common/environments/atari.py), evaluation (common/evaluation/protocol.py), a run's
+folder, checkpoints and logs (common/runs/run.py).
 
 Units: an agent step is one decision, usually 4 emulator frames; an iteration is one rollout of all actors with its updates; an
 update is one step of the optimiser. Loops count agent steps.
@@ -26,7 +26,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.environments.make import make_envs
-from common.environments.vector import Step
 from common.errors import UserError
 from common.evaluation.protocol import Policy
 from common.learning.fast import CudaGraphed
@@ -35,8 +34,8 @@ from common.runs import progress as counting
 from common.runs.command_line import main
 from common.runs.progress import times_due
 from common.runs.run import Run
-from replications.ppo.control import ControlNetwork
-from replications.ppo.policies import Heads, divergence, draw, initialise, log_probs_and_entropy, sample
+from replications.ppo.control import ControlNetwork, initialise
+from replications.ppo.policies import Heads, divergence, draw, log_probs_and_entropy, sample
 from replications.ppo.rollout import Actors, Rollout, evaluated
 
 # --- constants ---
@@ -176,8 +175,8 @@ def surrogate(ratio: torch.Tensor, advantages: torch.Tensor, objective: str, cli
 
 def ppo_loss(
     heads: Heads, batch: Minibatch, old_log_std: torch.Tensor | None, clip: float, beta: float, config: Config
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Equation 9 negated, to be minimised, and what the learning curve shows of it: (6,), in the order loss, *CURVE.
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """Equation 9 negated, to be minimised; and of what it is made: policy loss, value loss, mean entropy, log ratios (B,).
 
     clip and beta: numbers, or scalar tensors in a CUDA graph.
     """
@@ -185,24 +184,29 @@ def ppo_loss(
     if c.normalise_advantages == "minibatch":
         advantages = standardised(advantages)
     log_probs, entropy = log_probs_and_entropy(heads, batch.actions)
-    log_ratio = log_probs - batch.log_probs
-    ratio = log_ratio.exp()
-    gain = surrogate(ratio, advantages, c.objective, clip).mean()
+    log_ratios = log_probs - batch.log_probs
+    policy_loss = -surrogate(log_ratios.exp(), advantages, c.objective, clip).mean()
     if c.objective in ("adaptive_kl", "fixed_kl"):
-        gain = gain - beta * divergence(Heads(batch.outputs, batch.values, old_log_std), heads).mean()
+        old = Heads(batch.outputs, batch.values, old_log_std)
+        policy_loss = policy_loss + beta * divergence(old, heads).mean()
     value_loss = F.mse_loss(heads.values, batch.returns)
     if c.value_clip:  # ppo2
         near = batch.values + (heads.values - batch.values).clamp(-clip, clip)
         errors = (heads.values - batch.returns) ** 2, (near - batch.returns) ** 2
         value_loss = torch.max(*errors).mean()
-    loss = -gain + c.value_coefficient * value_loss
+    loss = policy_loss + c.value_coefficient * value_loss
     if c.entropy_coefficient:
         loss = loss - c.entropy_coefficient * entropy
-    with torch.no_grad():
-        kl = (ratio - 1 - log_ratio).mean()  # an estimate of KL(old || new) that is never negative
-        clipped = ((ratio - 1).abs() > clip).float().mean()
-        metrics = torch.stack([loss, -gain, value_loss, entropy, kl, clipped])
-    return loss, metrics
+    return loss, policy_loss, value_loss, entropy, log_ratios
+
+
+@torch.no_grad()
+def metrics_of(loss, policy_loss, value_loss, entropy, log_ratios, clip: float) -> torch.Tensor:
+    """What the learning curve shows of an update, (6,), in the order loss, *CURVE."""
+    ratios = log_ratios.exp()
+    kl = (ratios - 1 - log_ratios).mean()  # an estimate of KL(old || new) that is never negative
+    clipped = ((ratios - 1).abs() > clip).float().mean()
+    return torch.stack([loss, policy_loss, value_loss, entropy, kl, clipped])
 
 
 def standardised(advantages: torch.Tensor) -> torch.Tensor:
@@ -220,10 +224,10 @@ def adam(net: nn.Module, config: Config, graph: bool) -> torch.optim.Adam:
 
 def update(
     net: nn.Module, optimiser: torch.optim.Adam, batch: Minibatch, old_log_std: torch.Tensor | None, rates, config: Config
-) -> torch.Tensor:  # fmt: skip
-    """One gradient step; returns the metrics of `ppo_loss`, (6,). rates: learning rate, clip, beta."""
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    """One gradient step; returns what `ppo_loss` does. rates: learning rate, clip, beta."""
     learning_rate, clip, beta = rates
-    loss, metrics = ppo_loss(net(batch.states), batch, old_log_std, clip, beta, config)
+    loss, *parts = ppo_loss(net(batch.states), batch, old_log_std, clip, beta, config)
     (group,) = optimiser.param_groups
     group["params"][0].grad.zero_()
     loss.backward()
@@ -231,7 +235,7 @@ def update(
         nn.utils.clip_grad_norm_(group["params"], config.gradient_norm_clip)
     group["lr"] = learning_rate
     optimiser.step()
-    return metrics
+    return loss, *parts
 
 
 def penalty_change(kl: float, target: float) -> float:
@@ -243,14 +247,12 @@ def as_batch(
     rollout: Rollout, advantages: np.ndarray, old_log_std: torch.Tensor | None, device: torch.device, config: Config
 ) -> Minibatch:  # fmt: skip
     """All agent steps of an iteration, (T N, ...), on the network's device."""
-    values = rollout.values[:-1]
-    numbers = (
-        torch.from_numpy(x.astype(np.float32)).flatten() for x in (advantages, advantages + values, values)
+    numbers = advantages, advantages + (values := rollout.values[:-1]), values
+    advantages, returns, values = (
+        torch.as_tensor(x, dtype=torch.float32, device=device).flatten() for x in numbers
     )
-    advantages, returns, values = (x.to(device) for x in numbers)
-    states, actions, outputs = (
-        torch.from_numpy(x).to(device) for x in (rollout.states, rollout.actions, rollout.outputs)
-    )
+    seen = rollout.states, rollout.actions, rollout.outputs
+    states, actions, outputs = (torch.as_tensor(x, device=device) for x in seen)
     log_probs, _ = log_probs_and_entropy(Heads(outputs, values, old_log_std), actions)
     if config.normalise_advantages == "batch":
         advantages = standardised(advantages)
@@ -281,18 +283,13 @@ def train(config: Config, run: Run) -> None:
     gradient_step = CudaGraphed(
         lambda rates, log_std, *batch: update(net, optimiser, Minibatch(*batch), log_std, rates, c), on=graphs
     )
-    metrics = torch.zeros(6, device=run.device)  # sums of loss and CURVE since the last row of the curve
+    metrics = torch.zeros(6, device=run.device)  # sums over iterations since the last row of the curve
     progress = Progress(beta=c.kl_coefficient)
     resumed = run.resume(
         progress, rng=rng, envs=envs, net=net, optimiser=optimiser, actors=actors, metrics=metrics
     )
     if not resumed:
         actors.reset()
-
-    def count(step: Step) -> None:
-        progress.advance(c.num_envs)
-        if step.done.any():
-            run.log_episodes(progress, step)
 
     for _ in run.steps(progress):
         began, alpha = progress.agent_steps, annealing(progress.agent_steps, c)
@@ -301,7 +298,7 @@ def train(config: Config, run: Run) -> None:
         old_log_std = net.log_std.detach().clone() if envs.action_shape else None
 
         # for actor = 1, ..., N: run policy pi_old for T timesteps
-        rollout = actors.play(rng, old_log_std, count)
+        rollout = actors.play(rng, old_log_std, run, progress)
         # compute advantage estimates A_1, ..., A_T
         advantages = gae(rollout.rewards, rollout.values, rollout.ends, c.discount, c.gae_lambda)
         batch = as_batch(actors.filtered(rollout), advantages, old_log_std, run.device, c)
@@ -313,8 +310,9 @@ def train(config: Config, run: Run) -> None:
         for _ in range(c.epochs):
             order = torch.from_numpy(rng.permutation(size)).to(run.device)
             for part in zip(*(rows[order].split(c.minibatch_size) for rows in batch), strict=True):
-                metrics += gradient_step(rates, old_log_std, *part)
+                parts = gradient_step(rates, old_log_std, *part)
                 progress.updates += 1
+        metrics += metrics_of(*parts, clip)  # of the last update
         run.check_finite(metrics, progress)
         if c.objective == "adaptive_kl":
             with torch.no_grad():
@@ -323,8 +321,8 @@ def train(config: Config, run: Run) -> None:
             progress.beta *= penalty_change(kl, c.kl_target)
 
         if times_due(c.log_period, began, progress.agent_steps) or progress.agent_steps >= c.training_steps:
-            means = (metrics / (progress.updates - progress.updates_logged)).tolist()
-            shown = dict(zip(("loss", *CURVE), means, strict=True))
+            iterations = (progress.updates - progress.updates_logged) * c.minibatch_size / (c.epochs * size)
+            shown = dict(zip(("loss", *CURVE), (metrics / iterations).tolist(), strict=True))
             run.log_phase(progress, None, learning_rate=learning_rate, **shown)
             metrics.zero_()
             progress.updates_logged = progress.updates
