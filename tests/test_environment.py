@@ -124,7 +124,9 @@ def test_extras_stay_out_of_requirements(required, project):
 def conda_versions(file: str) -> dict[str, str]:
     """PyPI name -> version."""
     pins = yaml.safe_load((ROOT / file).read_text())["dependencies"]
-    pairs = [re.fullmatch(r"([a-z0-9-]+)=([0-9.]+)", pin).groups() for pin in pins]
+    from_pip = [pin for part in pins if isinstance(part, dict) for pin in part["pip"]]
+    pins = [pin for pin in pins if isinstance(pin, str) and pin != "pip"]
+    pairs = [re.fullmatch(r"([a-z0-9-]+)==?([0-9.]+)", pin).groups() for pin in [*pins, *from_pip]]
     assert len(dict(pairs)) == len(pairs)
     return {CONDA.get(name, name): version for name, version in pairs}
 
@@ -159,7 +161,8 @@ def test_rule_environments_are_parts_of_the_whole(file):
     [("envs/train.yaml", ["common", "replications"]), ("envs/report.yaml", ["reports"])],
 )
 def test_rule_environments_hold_what_the_code_imports(file, folders):
-    pypi = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "ale_py": "ale-py", "markupsafe": "jinja2"}
+    pypi = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "ale_py": "ale-py", "markupsafe": "jinja2",
+            "pyspiel": "open-spiel", "open_spiel": "open-spiel"}  # fmt: skip
     imported = set()
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         if path.name != "workflow.py":  # Snakemake itself runs that

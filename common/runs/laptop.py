@@ -36,12 +36,13 @@ POINTS = ("figure", "series", "x", "y")
 class Findings:
     """measures: what the claims are about, by name. points: (figure, series, x, y) of every curve drawn.
 
-    undecided: why a measure that a claim is about could not be taken, by name.
+    undecided: why a measure that a claim is about could not be taken, by name. files: what else the run leaves, by name.
     """
 
     measures: dict[str, float]
     points: Sequence[tuple[str, str, float, float]]
     undecided: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def files_of(findings: Findings) -> dict[str, bytes]:
