@@ -75,10 +75,12 @@ def check_claims(task: papers.Task, measures: dict[str, float], undecided: Colle
 class ClaimsRun:
     """What one run of a laptop task is, for run.json."""
 
-    def __init__(self, resolved: papers.Resolved, seed: int, threads: int, command: str):
+    def __init__(
+        self, resolved: papers.Resolved, seed: int, threads: int, command: str, files: Sequence[str] = ()
+    ):
         from common.runs.provenance import key_of, provenance
 
-        self.seed = seed
+        self.seed, self.files = seed, tuple(files)
         self.paper, self.task, self.size = resolved.paper, resolved.task, resolved.budget
         self.variant, self.settings = resolved.variant.name or None, resolved.settings
         self.settings_key = papers.settings_key(resolved, seed)
@@ -87,15 +89,17 @@ class ClaimsRun:
 
     def folder_in(self, results: Path) -> RunFolder:
         path = papers.run_dir(self.paper.name, self.variant, self.task.name, self.size, self.seed, results)
-        return RunFolder(path, self.settings_key, self.key, OUTPUTS)
+        return RunFolder(path, self.settings_key, self.key, (*self.files, *OUTPUTS))
 
 
 def main(
-    paper: str, script: str, config_class: type, experiment: Callable[..., Findings], *, keeps: bool = False
+    paper: str, script: str, config_class: type, experiment: Callable[..., Findings], *, keeps: bool = False,
+    files: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """What `python -m replications.<paper>.<script>` does; `--task` is the one that has this script, unless given.
 
     keeps: `experiment(config, seed, folder)` gets a folder that lasts until the run is finished, for these settings alone.
+    files: names of what its findings leave beside measures and points.
     """
     from common.runs import command_line  # loads torch, which only running needs
     from common.runs.description import describe, peak_memory_mb
@@ -114,7 +118,8 @@ def main(
         if known.device != "cpu":
             raise UserError(f"--device {known.device}: a laptop task runs on the CPU; leave it out")
         command = " ".join([f"python -m replications.{paper}.{script}", *sys.argv[1:]])
-        run = ClaimsRun(resolved, known.seed, command_line.prepare(known.seed, known.threads or 1), command)
+        threads = command_line.prepare(known.seed, known.threads or 1)
+        run = ClaimsRun(resolved, known.seed, threads, command, files)
         folder = run.folder_in(known.results)
         try:
             if folder.take(fresh=known.fresh, resume_changed=False, whole_length=True):
@@ -124,7 +129,7 @@ def main(
             started = time.monotonic()
             kept = _kept(folder.work, f"kept-{run.settings_key}", known.fresh) if keeps else None
             findings = experiment(config_class(**resolved.settings), known.seed, *([kept] if keeps else []))
-            files = files_of(findings)
+            made = files_of(findings) | findings.files
             check_claims(resolved.task, findings.measures, findings.undecided)
             notes = []
             if findings.undecided:
@@ -137,7 +142,7 @@ def main(
                 "provenance": run.provenance | {"finished": now(), "notes": notes},
                 "cost": {"seconds": round(seconds, 1), "attempts": 1, "peak_memory_mb": peak_memory_mb()},
             }
-            folder.write_done(files | {"run.json": (json.dumps(found, indent=1) + "\n").encode()}, "length")
+            folder.write_done(made | {"run.json": (json.dumps(found, indent=1) + "\n").encode()}, "length")
             folder.write_outputs()
             if kept:
                 shutil.rmtree(kept)

@@ -41,7 +41,8 @@ from common.files import write_file, write_json
 from common.papers import NAME, REPLICATIONS, recorded_dir
 
 LOGS = ("curve.csv", "episodes.csv", "timing.csv")
-MEASURES = ("measures.json", "points.csv")  # of a laptop task, which has no weights and no evaluation
+MEASURES = ("measures.json", "points.csv")  # of a laptop task, which has no evaluation
+LEFT = ("model.safetensors", "board.json")  # what some laptop tasks leave besides; kept for one seed
 VIDEOS, VIDEO_SECONDS = ("episode.mp4", "best.mp4"), 45
 EPISODES_BYTES = 200_000  # a longer episodes.csv is thinned,
 WHOLE_ROWS = 1000  # but for its last rows: scores over the last training episodes stay exact
@@ -56,7 +57,7 @@ FIX = "record runs that differ in nothing but the seed, or train the odd one aga
 
 @dataclass(frozen=True)
 class Finished:
-    """One finished run, read whole. A laptop task's has no `evaluation`; its `logs` are MEASURES."""
+    """One finished run, read whole. A laptop task's has no `evaluation`; its `logs` are MEASURES, and LEFT where it has them."""
 
     folder: Path
     run: dict
@@ -137,7 +138,8 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
     logs = dict(run.logs)
     if run.evaluation is None:
         for name, content in logs.items():
-            write_file(folder / name, content)
+            if with_weights or name not in LEFT:
+                write_file(folder / name, content)
         write_json(folder / "run.json", run.run)
         return
     logs["episodes.csv"], note = thin(logs["episodes.csv"])
@@ -270,7 +272,8 @@ def read_finished(folder: Path) -> Finished:
         _json(folder / "measures.json", contents["measures.json"], _check_measures)
         if not contents["points.csv"].endswith(b"\n"):
             raise _torn(folder / "points.csv", "its last line is cut off")
-        return Finished(folder, run, None, {name: contents[name] for name in MEASURES}, {})
+        left = {name: (folder / name).read_bytes() for name in LEFT if (folder / name).exists()}
+        return Finished(folder, run, None, {name: contents[name] for name in MEASURES} | left, {})
     run = _json(folder / "run.json", contents["run.json"], _check_run)
     evaluation = _json(folder / "evaluation.json", contents["evaluation.json"], _check_evaluation)
     for name in LOGS:

@@ -22,7 +22,7 @@ from replications.alphago_zero.train import Config, Player, search
 from replications.alphago_zero.trees import Trees
 
 CHUNK = 256  # positions that are searched side by side
-MOST_LINES = 100_000  # of a walk; a player who lets it grow beyond has not solved the game
+MOST_LINES = 20_000  # of a walk; a player who lets it grow beyond has not solved the game
 MCTS_SIMULATIONS, GNU_GO_LEVEL = 10_000, 10
 NAMES = {"mcts": "OpenSpiel's MCTS", "gnu_go": "GNU Go"}
 FIGURES = {  # a row of the log: its figure
@@ -83,6 +83,7 @@ def measure(config: Config, game: Game, best: nn.Module, log: Log, seed: int) ->
             measures[name] = float(
                 sum(values[(*line, a)] < 0 for line, a in zip(lines, actions, strict=True))
             )
+        measures["mistakes_without_less_with"] = measures["mistakes_no_search"] - measures["mistakes"]
     elif config.board <= 3:
         say("every reply of White")
         for name, simulations in (("search", config.test_simulations), ("no_search", 1)):

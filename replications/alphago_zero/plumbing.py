@@ -124,7 +124,7 @@ class Log:
         self, games: int, records: Sequence[Record], losses: Sequence[float], gate: np.ndarray | None, empty: float
     ) -> None:  # fmt: skip
         results, first = np.array([r.result for r in records]), np.array([r.actions[0] for r in records])
-        center = (records[0].policies.shape[1] // 2) if records else 0
+        center = (records[0].policies.shape[1] - 1) // 2  # with and without a pass
         row = {
             "games": games, "loss": np.mean(losses), "black_share": np.mean(results + 1) / 2, "draws": np.mean(results == 0),
             "moves": np.mean([len(r.actions) for r in records]), "resigned": np.mean([r.resigned for r in records]),

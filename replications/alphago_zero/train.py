@@ -406,4 +406,4 @@ def experiment(config: Config, seed: int, kept: Path | None = None) -> Findings:
 
 
 if __name__ == "__main__":
-    main("alphago_zero", "train", Config, experiment, keeps=True)
+    main("alphago_zero", "train", Config, experiment, keeps=True, files=("model.safetensors", "board.json"))

@@ -1,0 +1,158 @@
+"""Whole runs: killed and resumed they end with the same bytes; worker processes; what a run leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from replications.alphago_zero import measures, plumbing, train
+from replications.alphago_zero.measures import Trained, measure, walk
+from tests.replications.alphago_zero.test_train import TINY
+
+ROOT = Path(__file__).parents[3]
+GO = dict(game="go", board=3, komi=8.5, simulations=4, test_simulations=4)
+
+
+class Stopped(Exception):
+    pass
+
+
+def trained(kept, **changes):
+    torch.set_num_threads(1)
+    _, best, log = train.train(train.Config(**(TINY | GO | changes)), 1, kept)
+    state = log.state_dict()
+    weights = torch.cat([p.flatten() for p in best.parameters()])
+    return weights, state["rows"], state["games"], state["kept"]
+
+
+def same(a, b) -> bool:
+    weights = all(torch.equal(a[3][k][name], b[3][k][name]) for k in a[3] for name in a[3][k])
+    return torch.equal(a[0], b[0]) and a[1:3] == b[1:3] and a[3].keys() == b[3].keys() and weights
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stopped_anywhere_and_resumed_ends_with_the_same_bytes(tmp_path, monkeypatch, workers):
+    """Games are in flight at a checkpoint, and go on with their trees."""
+    whole = trained(None, workers=workers)
+    monkeypatch.setattr(plumbing, "CHECKPOINT_SECONDS", 0.0)
+    real, calls = train.is_better, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) in (2, 4):  # in the middle of the second checkpoint, and of the third
+            raise Stopped
+        return real(*arguments)
+
+    monkeypatch.setattr(train, "is_better", stopping)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            trained(tmp_path, workers=workers)
+    assert same(trained(tmp_path, workers=workers), whole)
+    assert len(calls) == 5  # three checkpoints, two of them twice
+    assert whole[1]["games"] == [8, 16, 24]
+
+
+def test_other_seeds_differ():
+    a = train.train(train.Config(**(TINY | GO)), 1)[2].rows
+    b = train.train(train.Config(**(TINY | GO)), 2)[2].rows
+    assert a != b
+
+
+def test_a_checkpoint_of_other_code_is_not_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(plumbing, "CHECKPOINT_SECONDS", 0.0)
+    trained(tmp_path)
+    monkeypatch.setattr(plumbing, "code_fingerprint", lambda _: "0" * 64)
+    with pytest.raises(UserError, match="belongs to key"):
+        trained(tmp_path)
+
+
+def test_learning_changes_the_learner_and_the_gate_keeps_the_best(monkeypatch):
+    before = trained(None, gate=True, gate_share=1.0)
+    first, last = before[3]["0"], before[3][max(before[3], key=int)]
+    assert all(torch.equal(first[name], last[name]) for name in first)  # nobody wins more than all points
+    after = trained(None, gate=False)
+    assert any(not torch.equal(after[3]["0"][name], after[3]["3"][name]) for name in after[3]["0"])
+    assert before[1]["loss"] != after[1]["loss"]
+
+
+def test_measures_points_and_games_of_a_run(monkeypatch):
+    monkeypatch.setattr(measures, "MOST_LINES", 200)  # an untrained player's walk has no end
+    config = train.Config(**(TINY | GO | {"test_games": 2}))
+    found = measure(config, *train.train(config, 1), 1)
+    assert {"not_won_search", "lines_search", "elo_gain", "first_move_center"} <= set(found.measures)
+    assert 0 <= found.measures["not_won_search"] <= found.measures["lines_search"]
+    figures = {point[0] for point in found.points}
+    assert figures == {"self_play", "empty_board", "loss", "moves", "gate", "elo"}
+    board = json.loads(found.files["board.json"])
+    assert board["tournament"]["names"][-1] == "last, no search"
+    for game in board["games"]:
+        assert len(game["boards"]) == len(game["actions"]) + 1
+        assert "(;GM[1]" in game["sgf"]
+    first = board["games"][0]
+    assert sum(first["visits"][0]) == config.test_simulations - 1
+
+
+def test_a_walk_meets_every_reply_of_white():
+    """Against the walk's count by hand: a Black who always passes meets every line of White's, and wins none at komi 8.5."""
+    config = train.Config(**(TINY | {"game": "go", "board": 2, "komi": 0.5}))
+    game = train.make_game(config)
+
+    class Passes(Trained):
+        def answers(self, lines, simulations):
+            return np.array([game.cells for _ in lines])
+
+    player = Passes(config, game, None, None, None)
+    ends, won, lost = walk(player, 1)
+
+    def count(line):
+        state, _ = game.replay(line)
+        if state.is_terminal():
+            return 1
+        return (
+            sum(count((*line, a)) for a in state.legal_actions())
+            if len(line) % 2
+            else count((*line, game.cells))
+        )
+
+    assert ends == count(())
+    assert won < ends
+    assert lost
+
+
+COMMAND = """
+import sys
+from replications.alphago_zero import plumbing, train
+plumbing.CHECKPOINT_SECONDS = 0.0
+sys.argv[0] = "train"
+train.main("alphago_zero", "train", train.Config, train.experiment, keeps=True, files=("model.safetensors", "board.json"))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_command_resumed_leaves_the_same_files(tmp_path):
+    def start(results):
+        arguments = ["--task", "go_3x3", "--budget", "smoke", "--results", str(results), "--test-games", "0"]
+        return subprocess.Popen([sys.executable, "-c", COMMAND, *arguments], cwd=ROOT, env=os.environ)
+
+    assert start(tmp_path / "whole").wait() == 0
+    killed = start(tmp_path / "killed")
+    while not list((tmp_path / "killed").rglob("step-*/manifest.json")):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not list((tmp_path / "killed").rglob("measures.json"))
+    assert start(tmp_path / "killed").wait() == 0
+    (a,), (b,) = (
+        [p.parent for p in (tmp_path / name).rglob("seed1/run.json")] for name in ("whole", "killed")
+    )
+    for name in ("measures.json", "points.csv", "model.safetensors", "board.json"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
