@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -20,15 +19,15 @@ from replications.a2c.train import (
     Config,
     Heads,
     RMSProp,
-    ScreenNetwork,
     a2c_loss,
     annealing,
-    load_policy,
+    make_network,
     n_step_returns,
     sample,
 )
 from replications.a3c import train as a3c
-from tests.training import open_run, train
+from tests.scripted import ScriptedEnvs
+from tests.training import spaces, train, train_in_two
 
 PAPER = Config()
 TINY = {"training_steps": 900, "num_envs": 4, "log_period": 300}
@@ -40,42 +39,45 @@ def test_defaults_are_the_released_codes():
 
 
 def test_returns_oracle_and_ends():
-    """[9.91, 9.9, 11]; after a terminal nothing, after a time cap the value of the last observation."""
-    r, none, no = np.array([[1.0], [0], [2]]), np.zeros((3, 1)), np.zeros((3, 1), dtype=bool)
-    assert n_step_returns(r, np.array([10.0]), no, no, none, 0.9)[:, 0] == pytest.approx([9.91, 9.9, 11])
+    """[9.91, 9.9, 11]; after an end nothing."""
+    r, no = np.array([[1.0], [0], [2]]), np.zeros((3, 1), dtype=bool)
+    assert n_step_returns(r, np.array([10.0]), no, 0.9)[:, 0] == pytest.approx([9.91, 9.9, 11])
     end = np.array([[False], [True], [False]])
-    assert n_step_returns(r, np.array([10.0]), end, end, none, 0.9)[:, 0] == pytest.approx([1, 0, 11])
-    cut = np.array([[0.0], [5.0], [0.0]])
-    assert n_step_returns(r, np.array([10.0]), no, end, cut, 0.9)[:, 0] == pytest.approx(
-        [1 + 0.9 * 4.5, 4.5, 11]
-    )
+    assert n_step_returns(r, np.array([10.0]), end, 0.9)[:, 0] == pytest.approx([1, 0, 11])
 
 
 def test_returns_equal_a3cs_for_each_environment():
     rng = np.random.default_rng(0)
     r, last = rng.normal(size=(5, 3)), rng.normal(size=3)
-    no = np.zeros((5, 3), dtype=bool)
-    ours = n_step_returns(r, last, no, no, np.zeros((5, 3)), 0.99)
+    ours = n_step_returns(r, last, np.zeros((5, 3), dtype=bool), 0.99)
     for i in range(3):
         theirs = a3c.n_step_returns(torch.from_numpy(r[:, i]), float(last[i]), 0.99)
         assert ours[:, i] == pytest.approx(theirs.numpy())
 
 
-def test_one_gradient_is_a3cs_sum_divided_by_its_samples():
-    """Given A3C's value gradient 1 in place of the authors' 0.5."""
+def test_loss_by_hand():
+    """Two states of two equal logits: log-probability -log 2, entropy log 2; returns 3 and 1, values 1 and 1."""
+    heads = Heads(torch.zeros(2, 2), torch.ones(2))
+    loss, shown = a2c_loss(heads, torch.tensor([0, 1]), torch.tensor([3.0, 1.0]), PAPER)
+    policy, value, entropy = math.log(2) * 2 / 2, 4 / 2, math.log(2)
+    assert shown.tolist() == pytest.approx([policy + 0.25 * value - 0.01 * entropy, policy, value, entropy])
+    assert loss.item() == pytest.approx(shown[0].item())
+
+
+def test_one_gradient_is_that_of_sums_divided_by_their_samples():
+    """As A3C has them: the value gradient is half the error."""
     torch.manual_seed(0)
     logits, values = torch.randn(40, 6, requires_grad=True), torch.randn(40, requires_grad=True)
     actions, returns = torch.randint(0, 6, (40,)), torch.randn(40) * 3
-    loss, shown = a2c_loss(Heads(logits, values), actions, returns, PAPER)
+    loss, _ = a2c_loss(Heads(logits, values), actions, returns, PAPER)
     ours = torch.autograd.grad(loss, (logits, values))
-    config = dataclasses.replace(a3c.Config(), value_gradient=1.0)
-    policy_loss, value_loss, entropy = a3c.a3c_losses(logits, values, actions, returns, config)
-    theirs = torch.autograd.grad(policy_loss + value_loss - 0.01 * entropy, (logits, values))
+    error = returns - values
+    logs = logits.log_softmax(1)
+    policy = -(logs.gather(1, actions[:, None])[:, 0] * error.detach()).sum()
+    entropy = -(logs.exp() * logs).sum()
+    theirs = torch.autograd.grad(policy + 0.25 * (error**2).sum() - 0.01 * entropy, (logits, values))
     for mine, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine * 40, other)
-    assert shown.tolist()[1:] == pytest.approx(
-        [policy_loss.item() / 40, value_loss.item() / 20, entropy.item() / 40], rel=1e-4
-    )
 
 
 def test_rmsprop_starts_at_one_has_epsilon_inside_and_clips_the_norm():
@@ -98,9 +100,9 @@ def test_rmsprop_starts_at_one_has_epsilon_inside_and_clips_the_norm():
 
 def test_network_and_initial_weights():
     torch.manual_seed(0)
-    net = ScreenNetwork(4, 4)
+    net = make_network(PAPER, spaces(4, (84, 84)))
     assert sum(p.numel() for p in net.parameters()) == 1_686_180 + 513  # DQN's of 2015, and a value
-    for layer, gain in ((net.torso[0], 2**0.5), (net.torso[7], 2**0.5), (net.policy, 0.01), (net.value, 1.0)):
+    for layer, gain in ((net.torso[0], 2**0.5), (net.torso[7], 2**0.5), (net.policy, 1.0), (net.value, 1.0)):
         w = layer.weight.detach().flatten(1).double()
         product = w @ w.T if len(w) <= w.shape[1] else w.T @ w
         torch.testing.assert_close(
@@ -108,9 +110,19 @@ def test_network_and_initial_weights():
         )
         assert not layer.bias.any()
     x = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
-    y = torch.nn.functional.conv2d(x.float() / 255, net.torso[0].weight, net.torso[0].bias, stride=4)
-    assert torch.allclose(net.torso[0](x), y, atol=1e-5)
-    assert y.shape[1:] == (32, 20, 20)
+    y = x.double() / 255
+    for layer in net.torso:
+        if isinstance(layer, torch.nn.Conv2d):
+            y = torch.nn.functional.conv2d(y, layer.weight.double(), layer.bias.double(), layer.stride)
+        elif isinstance(layer, torch.nn.Linear):
+            y = y @ layer.weight.double().T + layer.bias.double()
+        else:
+            y = layer(y)
+    heads = net(x)
+    torch.testing.assert_close(heads.outputs.double(), y @ net.policy.weight.double().T, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        heads.values.double(), (y @ net.value.weight.double().T)[:, 0], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_annealing_reaches_zero():
@@ -162,13 +174,12 @@ def test_a_training_on_breakout(tmp_path, monkeypatch):
     assert run["progress"]["updates"] == 900 // (4 * 5) == len(spy.losses)
     assert run["progress"]["agent_steps"] == 900
     assert spy.rates == pytest.approx([0.0007 * (1 - 20 * k / 900) for k in range(45)])
-    terminals = sum(int(r[2].sum()) for r in spy.returns)
+    ends = sum(int(r[2].sum()) for r in spy.returns)
     episodes = rows(folder / "episodes.csv")
-    assert terminals >= 5 * len(episodes) >= 5
+    assert ends >= 5 * len(episodes) >= 5
     assert all(int(e["length"]) > 60 for e in episodes)
-    for rewards, last, ended, ends, _, discount, returns in spy.returns:
+    for rewards, last, ended, discount, returns in spy.returns:
         assert discount == 0.99
-        assert (ended == ends).all()
         want = np.where(ended[-1], rewards[-1], rewards[-1] + 0.99 * last)
         assert returns[-1] == pytest.approx(want)
     (heads, actions, returns), values = spy.losses[7], spy.returns[7][-1]
@@ -182,25 +193,68 @@ def test_a_training_on_breakout(tmp_path, monkeypatch):
     assert all(float(r["value_loss"]) > 0 and r["eval_score"] == "" for r in curve)
 
 
-def test_states_actions_and_returns_belong_together(tmp_path, monkeypatch):
-    """The update's forward pass sees the states the actions were drawn in: their first logits are those of acting."""
-    seen, forward = [], MLP.forward
-    spy = Spy(monkeypatch)
+def value_of(net: dict, states: np.ndarray) -> np.ndarray:
+    x = states
+    for k in (1, 3):
+        x = np.tanh(x @ net[f"value_torso.{k}.weight"].T + net[f"value_torso.{k}.bias"])
+    return (x @ net["value.weight"].T + net["value.bias"])[:, 0]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"reward_clip": 2.0, "life_loss_terminal": False, "anneal_learning_rate": False}]
+)
+def test_every_update_is_given_what_the_environments_said(settings, tmp_path, monkeypatch):
+    """On scripted environments whose games lose lives, end and are cut: states, actions, returns and the rate, in float64."""
+    envs, given, forward = ScriptedEnvs(3, 4), [], MLP.forward
+    monkeypatch.setattr(script, "make_envs", lambda *a, **k: envs)
+    spy, loss = Spy(monkeypatch), script.a2c_loss
+    asked = []
 
     def noting(net, states):
+        asked.append(states.detach().double().numpy().copy())
+        weights = {name: w.detach().double().numpy().copy() for name, w in net.state_dict().items()}
         heads = forward(net, states)
-        seen.append((states.detach().clone(), heads.outputs.detach().clone()))
+        if torch.is_grad_enabled():
+            given.append({"states": asked[-1], "net": weights})
         return heads
 
+    def spied_loss(heads, actions, returns, config):
+        given[-1] |= {"actions": actions.numpy().copy(), "returns": returns.double().numpy().copy()}
+        return loss(heads, actions, returns, config)
+
     monkeypatch.setattr(MLP, "forward", noting)
-    train("a2c", "cartpole", tmp_path, {"training_steps": 240, "num_envs": 3, "log_period": 60})
-    size = 5 + 1 + 1  # of an update: five times acting, the last values, learning
-    assert len(seen) == 16 * size
-    for k in range(16):
-        acting, learning = seen[k * size : k * size + 5], seen[k * size + 6]
-        assert torch.equal(torch.cat([s for s, _ in acting]), learning[0])
-        torch.testing.assert_close(torch.cat([o for _, o in acting]), learning[1], rtol=1e-5, atol=1e-6)
-    assert len(spy.losses) == 16
+    monkeypatch.setattr(script, "a2c_loss", spied_loss)
+    c = {
+        "training_steps": 240,
+        "num_envs": 3,
+        "log_period": 15,
+        "learning_rate": 0.01,
+        "discount": 0.9,
+        "stack": 1,
+    } | settings
+    folder = train("a2c", "cartpole", tmp_path, c)
+    assert len(given) == 16
+    seen, rewards = envs.seen().astype(np.float64), envs.column("rewards")
+    done, lost, acted = envs.column("done"), envs.column("life_lost"), np.stack(envs.acted)
+    assert envs.column("game_over").any()
+    assert envs.column("truncated").any()
+    assert (lost & ~done).any()
+    ends = done | (lost & c.get("life_loss_terminal", True))
+    bound = c.get("reward_clip", 1.0)
+    assert (np.abs(rewards) > bound).any()
+    curve = rows(folder / "curve.csv")
+    for k, update in enumerate(given):
+        rate = 0.01 * (1 - k / 16 if c.get("anneal_learning_rate", True) else 1)
+        assert spy.rates[k] == pytest.approx(rate)
+        assert float(curve[k]["learning_rate"]) == pytest.approx(rate)
+        first = 5 * k
+        np.testing.assert_allclose(update["states"][:, 0], seen[first : first + 5].reshape(15, -1), rtol=1e-6)
+        assert (update["actions"] == acted[first : first + 5].reshape(-1)).all()
+        following, returns = value_of(update["net"], seen[first + 5]), np.zeros((5, 3))
+        for t in reversed(range(5)):
+            following = rewards[first + t].clip(-bound, bound) + 0.9 * following * ~ends[first + t]
+            returns[t] = following
+        np.testing.assert_allclose(update["returns"], returns.reshape(-1), rtol=1e-4, atol=1e-5)
 
 
 def test_update_against_float64_numpy():
@@ -233,7 +287,7 @@ def test_update_against_float64_numpy():
         d_logits = (
             (pi - np.eye(3)[actions]) * (returns - v)[:, None] + 0.01 * pi * (np.log(pi) + entropy)
         ) / 80
-        d_v = (v - returns) / 80
+        d_v = 0.5 * (v - returns) / 80
         d.zero_()
         torch.autograd.backward(tuple(heads), (torch.from_numpy(d_logits), torch.from_numpy(d_v)))
         norm = math.sqrt(float((d**2).sum()))
@@ -246,57 +300,16 @@ def test_update_against_float64_numpy():
     np.testing.assert_allclose(optimiser.weights.numpy(), w.detach().numpy(), rtol=2e-4, atol=2e-6)
 
 
-def test_a_time_cap_is_bootstrapped_through_and_a_fall_is_not(tmp_path, monkeypatch):
-    spy = Spy(monkeypatch)
-    init = script.GymEnvs.__init__
-
-    def short(envs, *arguments):
-        init(envs, *arguments)
-        envs.max_steps = 12
-
-    monkeypatch.setattr(script.GymEnvs, "__init__", short)
-    train("a2c", "cartpole", tmp_path, {"training_steps": 400, "num_envs": 2, "log_period": 100})
-    capped = fallen = 0
-    for rewards, _, terminals, ends, cut_values, _, returns in spy.returns:
-        for t, i in zip(*np.nonzero(ends), strict=True):
-            if terminals[t, i]:
-                fallen += 1
-                assert returns[t, i] == rewards[t, i]
-            else:
-                capped += 1
-                assert cut_values[t, i] != 0
-                assert returns[t, i] == pytest.approx(rewards[t, i] + 0.99 * cut_values[t, i])
-    assert capped > 3
-    assert fallen > 3
-
-
 @pytest.mark.parametrize(
     ("task", "settings"), [("breakout", TINY), ("cartpole", {"training_steps": 2000, "num_envs": 3})]
 )
 @pytest.mark.slow
-def test_crashed_and_resumed_it_ends_with_the_same_bytes(task, settings, tmp_path):
+def test_crashed_and_resumed_it_ends_with_the_same_bytes(task, settings, tmp_path, monkeypatch):
     whole = train("a2c", task, tmp_path / "whole", settings)
-    run, module, config, _ = open_run("a2c", task, tmp_path / "broken", settings)
-    tick = run.tick
-
-    def crash(at):
-        tick(at)
-        if at.agent_steps > settings["training_steps"] * 0.6:
-            run.save()
-            raise KeyboardInterrupt
-
-    run.tick = crash
-    with pytest.raises(KeyboardInterrupt):
-        module.train(config, run)
-    run.close()
-    broken = train("a2c", task, tmp_path / "broken", settings)
+    stop = int(settings["training_steps"] * 0.6)
+    broken = train_in_two(monkeypatch, stop, "a2c", task, tmp_path / "broken", settings)
     for name in ("model.safetensors", "curve.csv", "episodes.csv"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     one, two = (json.loads((folder / "run.json").read_text()) for folder in (whole, broken))
     assert one["progress"] == two["progress"]
     assert two["cost"]["attempts"] == 2
-
-
-def test_weights_of_another_network_are_refused():
-    with pytest.raises(ValueError, match="policy"):
-        load_policy(PAPER, 4, (84, 84), ScreenNetwork(6, 4).state_dict(), torch.device("cpu"))
