@@ -18,6 +18,7 @@ from common import papers
 from common.errors import UserError
 from common.evaluation.statistics import Estimate, as_printed, decimals_for, format_number
 from common.evaluation.verdict import Verdict, decide_claims, judge_claim, open_claim, seeds_in_words, state
+from reports.boards import read_boards
 from reports.charts import PALETTE, Scale, _svg, short_count, tick_labels, ticks
 from reports.data import SEED, SIZE, _bad, _object, differences, read_json
 from reports.section import repeat_command, resolved_for, size_name
@@ -389,7 +390,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run]) -> dict:
         "cost": [(r.seed, duration(r.run["cost"]["seconds"]), _memory(r)) for r in finished],
         "commands": [run.run["provenance"]["command"] for run in finished if run.run["provenance"].get("command")],
         "repeat": repeat_command(target, source, size, runs),
-        "check": None,
+        "check": None, "boards": read_boards([run.folder for run in finished]),
     }  # fmt: skip
 
 

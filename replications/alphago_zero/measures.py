@@ -92,8 +92,8 @@ def measure(config: Config, game: Game, best: nn.Module, log: Log, seed: int) ->
     if config.test_games:
         say("the tournament of checkpoints")
         earlier = list(trained.earlier())
-        players = [trained.player(net, opening_moves=config.opening_moves) for _, net in earlier]
-        players.append(trained.player(simulations=1, opening_moves=config.opening_moves))
+        players = [trained.player(net, config.simulations, config.opening_moves) for _, net in earlier]
+        players.append(trained.player(None, 1, config.opening_moves))
         won, played = tournament(game, players, config.test_games)
         ratings = elo(won, played)
         names = [*(f"{count:,} games" for count, _ in earlier), "last, no search"]
