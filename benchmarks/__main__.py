@@ -331,6 +331,21 @@ def ppo(bench: Bench) -> None:
             rate(bench.worker("sb3_ppo", "learning:sb3_ppo_worker"), "sb3_ppo_steps_per_second")
 
 
+def control(bench: Bench) -> None:
+    """PPO on two MuJoCo tasks as in the paper, and Stable-Baselines3's beside it; one thread each."""
+    steps = 2 * bench.plan.ppo_steps  # a whole iteration
+    peer_is_there = sb3_is_there(bench)
+    for task in ("half_cheetah", "hopper"):
+        subjects = [("ppo", "on_policy_worker", {"paper": "ppo"})]
+        subjects += [("sb3", "sb3_control_worker", {})] if peer_is_there else []
+        for who, target, options in subjects:
+            worker = bench.worker(
+                f"{who}_{task}", f"learning:{target}", task=task, **(options | {"threads": 1})
+            )
+            name = f"{who}_{task}_steps_per_second"
+            bench.probe(worker, (name,), lambda w=worker, n=name: {n: steps / w.ask("steps", steps)})
+
+
 def papers(bench: Bench) -> None:
     """Every other paper end to end, and DQN's variant fast beside DQN; in few rounds of their own, after everything else."""
     bench.later.append(lambda: start_papers(bench))
@@ -414,6 +429,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "update": update,
     "dqn": dqn,
     "ppo": ppo,
+    "control": control,
     "replay": replay,
     "memory": memory,
     "priorities": priorities,

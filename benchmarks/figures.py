@@ -58,6 +58,12 @@ FIGURES = {
     "ppo2_steps_per_second": Figure(RATE, "its variant ppo2: Nature network, 4 epochs, 8 environments"),
     "sb3_ppo_steps_per_second": Figure(RATE, "Stable-Baselines3's PPO at the hyper-parameters of ppo2"),
     "ppo_over_sb3": Figure("ratio", "ppo2 over Stable-Baselines3's", (">=", 1.3)),
+    "ppo_half_cheetah_steps_per_second": Figure(RATE, "PPO on HalfCheetah as in the paper, one thread"),
+    "sb3_half_cheetah_steps_per_second": Figure(RATE, "Stable-Baselines3's PPO there, one thread"),
+    "ppo_half_cheetah_over_sb3": Figure("ratio", "PPO over Stable-Baselines3's on HalfCheetah", (">=", 2.5)),
+    "ppo_hopper_steps_per_second": Figure(RATE, "PPO on Hopper as in the paper, one thread"),
+    "sb3_hopper_steps_per_second": Figure(RATE, "Stable-Baselines3's PPO there, one thread"),
+    "ppo_hopper_over_sb3": Figure("ratio", "PPO over Stable-Baselines3's on Hopper", (">=", 2.5)),
     "a3c_steps_per_second": Figure(RATE, "A3C on Pong, one worker a core, one environment each", (">=", 600)),
     "dqn_2013_steps_per_second": Figure(RATE, "DQN of 2013 on Pong, an update every agent step"),
     "double_dqn_steps_per_second": Figure(RATE, "Double DQN on Pong"),
@@ -90,6 +96,8 @@ RATIOS = {
     "dqn_over_sb3": ("dqn_steps_per_second", "sb3_dqn_steps_per_second"),
     "dqn_over_emulator": ("dqn_steps_per_second", "emulator_steps_per_second"),
     "ppo_over_sb3": ("ppo2_steps_per_second", "sb3_ppo_steps_per_second"),
+    "ppo_half_cheetah_over_sb3": ("ppo_half_cheetah_steps_per_second", "sb3_half_cheetah_steps_per_second"),
+    "ppo_hopper_over_sb3": ("ppo_hopper_steps_per_second", "sb3_hopper_steps_per_second"),
 }
 SCALING = (
     "{kind}_steps_per_second_{envs}"  # kind: emulator, env_ale, env_nature; figures of their own, by size

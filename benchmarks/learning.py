@@ -18,6 +18,7 @@ from benchmarks.process import Gate, serve
 from common import papers
 from common.evaluation.protocol import play_steps
 from common.learning.replay import Replay
+from common.runs import command_line
 from common.runs import run as runs
 from common.runs.estimate import Probe
 
@@ -56,13 +57,14 @@ def open_run(
     run_class: type[runs.Run] = PausingRun,
     variant: str | None = None,
     device: str = "cpu",
+    task: str = TASK,
 ) -> tuple[Any, ModuleType, Any]:
-    """A run of Pong below `folder` as the command line would make it: the run, the paper's script and its config."""
+    """A run below `folder` as the command line would make it: the run, the paper's script and its config."""
     resolved = papers.resolve(
-        papers.load_paper(paper), variant, TASK, "paper", {"training_steps": NEVER} | overrides
+        papers.load_paper(paper), variant, task, "paper", {"training_steps": NEVER} | overrides
     )
     script = importlib.import_module(f"replications.{paper}.train")
-    run = run_class(resolved, 1, device=device, threads=runs.prepare(1, threads), results=folder)
+    run = run_class(resolved, 1, device=device, threads=command_line.prepare(1, threads), results=folder)
     run.open()
     return run, script, script.Config(**resolved.settings)
 
@@ -112,7 +114,7 @@ def on_policy_worker(connection: Connection, options: dict[str, Any]) -> None:
     """The script's own `train`, of a paper without replay memory. Answers ("steps", n) with the seconds that n agent steps took,
     n a multiple of an iteration's.
 
-    options: paper, folder, threads; and variant, device, settings where they are not the paper's own and the CPU.
+    options: paper, folder, threads; and variant, device, task, settings where they are not the paper's own, the CPU and Pong.
     """
     run, script, config = open_run(
         options["paper"],
@@ -121,6 +123,7 @@ def on_policy_worker(connection: Connection, options: dict[str, Any]) -> None:
         options.get("settings", {}),
         variant=options.get("variant"),
         device=options.get("device", "cpu"),
+        task=options.get("task", TASK),
     )
     run.gate = Gate(connection, config.num_envs * config.rollout_steps)
     try:
@@ -245,6 +248,38 @@ def sb3_ppo_worker(connection: Connection, options: dict[str, Any]) -> None:
     model.learn(total_timesteps=NEVER, callback=Slices(), log_interval=None)
 
 
+def sb3_control_worker(connection: Connection, options: dict[str, Any]) -> None:
+    """Stable-Baselines3's PPO on a MuJoCo task at the script's hyper-parameters: `MlpPolicy`, whose networks are the paper's.
+
+    Its observations are not filtered, which would cost it more. Answers ("steps", n) with the seconds that n agent steps took, n a
+    multiple of an iteration's. options: task, threads.
+    """
+    import gymnasium
+    import mujoco
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    mujoco.set_mju_user_warning(lambda _: None)  # or it leaves a log file in the current folder
+    torch.set_num_threads(options["threads"])
+    resolved = papers.resolve(papers.load_paper("ppo"), None, options["task"], "paper")
+    c = importlib.import_module("replications.ppo.train").Config(**resolved.settings)
+    model = PPO(
+        "MlpPolicy", gymnasium.make(resolved.task.env_id), learning_rate=c.learning_rate, n_steps=c.rollout_steps,
+        batch_size=c.minibatch_size, n_epochs=c.epochs, gamma=c.discount, gae_lambda=c.gae_lambda, clip_range=c.clip,
+        ent_coef=c.entropy_coefficient, vf_coef=c.value_coefficient, seed=1, device="cpu",
+    )  # fmt: skip
+    gate = Gate(connection, c.num_envs * c.rollout_steps)
+
+    class Slices(BaseCallback):
+        def _on_rollout_start(self) -> None:  # whole iterations, with their updates
+            gate(self.num_timesteps)
+
+        def _on_step(self) -> bool:
+            return True
+
+    model.learn(total_timesteps=NEVER, callback=Slices(), log_interval=None)
+
+
 def evaluation_worker(connection: Connection, options: dict[str, Any]) -> None:
     """The script's evaluation phase. Answers ("steps", n) with the seconds that n agent steps took."""
     run, script, config = open_run(options["paper"], options["folder"], options["threads"], {})
@@ -322,7 +357,7 @@ def update_worker(connection: Connection, options: dict[str, Any]) -> None:
     The answer: {"whole", "target_forward", "forward_backward", "optimiser"}, medians over n updates. The parts are timed on
     updates of their own, alternating with whole ones.
     """
-    runs.prepare(1, options["threads"])
+    command_line.prepare(1, options["threads"])
     script = importlib.import_module(f"replications.{options['paper']}.train")
     c, rng = script.Config(), np.random.default_rng(1)
     replay = Replay(1000, (84, 84), stack=c.stack)

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from common.runs.run import cpu_name
+from common.runs.provenance import cpu_name
 
 ROOT = Path(__file__).resolve().parent.parent
 BUSY_LOAD, BUSY_CORES = 0.7, 0.2  # load average at the start; cores used by others between slices
