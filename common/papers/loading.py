@@ -139,9 +139,8 @@ def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
         key: Protocol(**{"extra_episodes": 0, "noop_max": None, **value, "name": key})
         for key, value in data["protocols"].items()
     }
-    base = Variant(
-        "", data["short"], data["summary"], _tasks(data["tasks"], "tasks", protocols, folder, data)
-    )
+    tasks = _tasks(data["tasks"], "tasks", protocols, folder, data)
+    base = Variant("", data["short"], data["summary"], tasks, kinds=data.get("kinds", {}))
     variants = {"": base}
     for key, value in data.get("variants", {}).items():
         tasks = _tasks(value["tasks"], f"variants.{key}.tasks", protocols, folder, data)
@@ -152,6 +151,7 @@ def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
             tasks,
             value.get("settings", {}),
             value.get("reasons", {}),
+            value.get("kinds", {}),
         )
     paper = Paper(
         name=name,
@@ -341,6 +341,8 @@ def _check_settings(paper: Paper) -> None:
         prefix = f"variants.{variant.name}." if variant.name else ""
         if variant.name:
             check(f"variants.{variant.name}", variant.settings, variant.reasons)
+        for kind in variant.kinds:
+            check(f"{prefix}kinds.{kind}", *variant.of_kind(kind))
         for task in variant.tasks.values():
             where = f"{prefix}tasks({task.name})"
             for name in constants_of(paper, task) if task.script != "train" else ():

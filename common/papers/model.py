@@ -114,7 +114,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Variant:
-    """A named set of settings with tasks and pages of its own; `name` "" is the paper itself."""
+    """A named set of settings with tasks and pages of its own; `name` "" is the paper itself.
+
+    kinds: kind of task -> {settings, reasons}, for those of that kind alone; of "", the paper's own constants for them.
+    """
 
     name: str
     title: str
@@ -122,6 +125,12 @@ class Variant:
     tasks: dict[str, Task]
     settings: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, dict] = field(default_factory=dict)
+
+    def of_kind(self, kind: str) -> tuple[dict[str, Any], dict[str, str]]:
+        """Settings and reasons for tasks of one kind."""
+        own = self.kinds.get(kind, {})
+        return own.get("settings", {}), own.get("reasons", {})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a run will do: its settings, its protocol, and every difference from the paper with its reason.
 
-Settings resolve in one order: `Config` defaults (the paper, literally) < task < variant < budget < command line.
+Settings resolve in one order: `Config` defaults (the paper, literally) < kind of task < task < variant < budget < command line.
 A laptop task has a script and a `Config` of its own, so the settings of its variant and of the paper-wide budgets do
 not apply to it; its own `settings` and `budgets` do.
 """
@@ -173,9 +173,13 @@ def _resolve(
     wide, own = paper.budgets[base], task.budgets.get(base, {})
     constants = constants_of(paper, task)
     layers: list[tuple[str, Mapping, Mapping]] = []
+    if task.script == "train":
+        layers += [("task", *paper.variants[""].of_kind(task.kind))]
     layers += [("task", task.settings, task.reasons)]
     if task.script == "train":
-        layers += [("variant", variant.settings, variant.reasons), ("budget", wide.settings, wide.reasons)]
+        layers += [("variant", variant.settings, variant.reasons)]
+        layers += [("variant", *variant.of_kind(task.kind))] if variant.name else []
+        layers += [("budget", wide.settings, wide.reasons)]
     layers += [
         ("budget", own.get("settings", {}), own.get("reasons", {})),
         ("budget", length, {"*": f"a length of {size.removeprefix('frames-')} frames was asked for"}),

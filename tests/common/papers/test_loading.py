@@ -338,6 +338,29 @@ def test_a_variant_wins_over_its_task(toy):
     assert base.sources["learning_rate"] == "paper"
 
 
+def test_what_a_kind_of_task_has_in_common_lies_below_the_task_and_a_variants_above_it(toy):
+    edit(
+        toy,
+        "\ntasks:\n",
+        "\nkinds:\n  gym: {settings: {capacity: 50, learning_rate: 0.5}, reasons: {'*': small}}\ntasks:\n",
+    )
+    edit(
+        toy,
+        "    reasons: {replay: the ablation itself, learning_rate: Table 2}\n",
+        "    reasons: {replay: the ablation itself, learning_rate: Table 2}\n"
+        "    kinds: {atari: {settings: {learning_rate: 0.003}, reasons: {'*': Table 9}}}\n",
+    )
+    cartpole = resolve("toy", None, "cartpole", "paper", root=toy)
+    assert (cartpole.settings["capacity"], cartpole.settings["learning_rate"]) == (500, 0.5)
+    assert {d.field: d.reason for d in cartpole.deviations}["learning_rate"] == "small"
+    pong = resolve("toy", "no_replay", "pong", "paper", root=toy)
+    assert pong.settings["learning_rate"] == 0.003
+    assert resolve("toy", None, "pong", "paper", root=toy).settings["learning_rate"] != 0.003
+    edit(toy, "learning_rate: 0.003", "lerning_rate: 0.003")
+    with pytest.raises(UserError, match=r"no_replay.kinds.atari.*lerning_rate.*learning_rate"):
+        resolve("toy", None, "pong", "paper", root=toy)
+
+
 def test_evaluation_is_shortened_by_the_budget_and_never_lengthened(toy):
     smoke = resolve("toy", None, "pong", "smoke", root=toy)
     assert (smoke.protocol.episodes, smoke.protocol.extra_episodes, smoke.protocol.max_frames) == (
