@@ -31,7 +31,7 @@ PR_SET_PDEATHSIG = 1 if sys.platform == "linux" else None
 POLL = 0.2  # seconds between two looks at whether the workers should rest
 
 
-def shared(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def shared_zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Zeros in memory that processes forked later share with this one; freed by the kernel with the last of them."""
     count = int(torch.Size(shape).numel())
     return torch.frombuffer(mmap.mmap(-1, count * dtype.itemsize), dtype=dtype, count=count).view(shape)
@@ -40,7 +40,7 @@ def shared(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def share_parameters(module: torch.nn.Module) -> torch.Tensor:
     """Moves a module's parameters into one shared flat vector, in the order of `flatten_parameters`; returns it, (P,)."""
     private, _ = flatten_parameters(module)
-    weights = shared(len(private), dtype=private.dtype)
+    weights = shared_zeros(len(private), dtype=private.dtype)
     weights.copy_(private)
     for p in module.parameters():
         p.data, p.grad = weights.as_strided(p.shape, p.stride(), p.storage_offset()), None
@@ -67,7 +67,7 @@ class Workers:
 
     def __init__(self, count: int, make: Callable[[int], Worker]):
         context = multiprocessing.get_context("fork")
-        self._rest = shared(1, dtype=torch.uint8)
+        self._rest = shared_zeros(1, dtype=torch.uint8)
         self._pipes: list[Connection] = []
         self._processes: list[multiprocessing.process.BaseProcess] = []
         sys.stdout.flush()

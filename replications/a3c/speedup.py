@@ -22,10 +22,13 @@ from typing import Any
 
 from common import papers
 from common.errors import UserError, one_of
+from common.files import write_json
 from common.papers.units import plural
-from common.runs import run as runs
-from common.runs.checkpoint import write_json
+from common.runs.command_line import prepare
 from common.runs.laptop import Findings, main
+from common.runs.progress import Progress
+from common.runs.run import Run
+from common.say import say
 from replications.a3c import train
 
 METHODS = {  # a value of train.Config.algorithm: its name
@@ -105,7 +108,7 @@ def cores() -> int:
 # --- one training, timed ---
 
 
-class Timed(runs.Run):
+class Timed(Run):
     """A training by `train.py` that ends when an evaluation phase reaches `reference`, or at `most_steps`.
 
     Its time is that in which workers play and learn, over all attempts: evaluation phases are left out. A checkpoint keeps it,
@@ -116,24 +119,27 @@ class Timed(runs.Run):
         super().__init__(*arguments, stop_when_reached=True, **options)
         self.reference, self.most_steps = reference, most_steps
 
-    def has_it(self, at: train.Progress) -> bool:
-        return at.best_score is not None and at.best_score >= self.reference
+    def has_it(self, progress: Progress) -> bool:
+        return progress.best_score is not None and progress.best_score >= self.reference
 
-    def reached(self, at: train.Progress) -> bool:
-        return self.has_it(at) or at.agent_steps >= self.most_steps
+    def published_score_reached(self) -> bool:
+        progress = self.parts["progress"]
+        return self.has_it(progress) or progress.agent_steps >= self.most_steps
 
-    def finish(self, at: train.Progress, model: Any, replay: Any = None) -> None:
+    def finish(self, progress: Progress, model: Any, replay: Any = None) -> None:
         seconds = self._seconds() - self._evaluation_seconds
-        write_json(self.folder / "time.json", {"seconds": seconds, "reached": self.has_it(at)})
-        super().finish(at, model)
+        write_json(self.folder.path / "time.json", {"seconds": seconds, "reached": self.has_it(progress)})
+        super().finish(progress, model)
 
     def _start_tracker(self) -> None:
         self.tracker = None
 
-    def _plan(self, replay: Any) -> str:
+    def _announce(self, replay: Any) -> None:
         workers = plural(self.settings["workers"], "worker")
         method = METHODS[self.settings["algorithm"]]
-        return f"{method} on {self.task.name}, {workers}: until {self.reference:g}, or {self.most_steps:,} agent steps"
+        say(
+            f"{method} on {self.task.name}, {workers}: until {self.reference:g}, or {self.most_steps:,} agent steps"
+        )
 
 
 def time_to_reference(
@@ -150,7 +156,7 @@ def time_to_reference(
         raise UserError(
             f"most_steps {config.most_steps}: {game} has {resolved.settings['training_steps']} at most"
         )
-    runs.prepare(seed, 1)  # the same initial weights whatever was trained before it
+    prepare(seed, 1)  # the same initial weights whatever was trained before it
     name, reference = f"{method}_{workers}", read_plan(config).references[game]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     run = Timed(
@@ -169,10 +175,10 @@ def time_to_reference(
         run.close()
         for number, handler in before.items():  # a training that is over must not swallow a signal
             signal.signal(number, handler)
-    found = json.loads((run.folder / "time.json").read_text())
+    found = json.loads((run.folder.path / "time.json").read_text())
     how = "reached" if found["reached"] else "did not reach"
     who = f"{METHODS[method]} on {game}, {plural(workers, 'worker')}"
-    runs.say(f"{who}: {how} {reference:g} in {found['seconds']:.1f} s")
+    say(f"{who}: {how} {reference:g} in {found['seconds']:.1f} s")
     return found["seconds"] if found["reached"] else None
 
 

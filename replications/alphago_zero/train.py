@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.errors import UserError
-from common.learning.workers import share_parameters, shared
+from common.learning.workers import share_parameters, shared_zeros
 from common.runs.laptop import Findings, main
 from replications.alphago_zero.games import Game, make_game, planes, winner
 from replications.alphago_zero.opponents import contest
@@ -366,7 +366,7 @@ def train(config: Config, seed: int, kept: Path | None = None) -> tuple[Game, Ne
     learner = Network(c, game)
     best, optimiser = for_search(learner), SGD(learner, c.momentum)
     weights = share_parameters(best)  # with the processes of self-play
-    resign_below = shared(2, dtype=torch.float64).fill_(-np.inf)
+    resign_below = shared_zeros(2, dtype=torch.float64).fill_(-np.inf)
     window, log = Window(game, c.window, c.history), Log(c.checkpoints)
     log.keep(0, best)
     empty = Trees(game, 1, c.history, 1)  # the empty board, whose value is logged

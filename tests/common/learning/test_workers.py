@@ -14,7 +14,7 @@ import torch
 
 from common.errors import UserError
 from common.learning import workers as module
-from common.learning.workers import Workers, share_parameters, shared
+from common.learning.workers import Workers, share_parameters, shared_zeros
 from tests.training import ROOT, environment, wait_for
 
 
@@ -43,7 +43,7 @@ class Counter:
 
 
 def counters(count: int) -> tuple[torch.Tensor, Workers]:
-    cells = shared(count, dtype=torch.int64)
+    cells = shared_zeros(count, dtype=torch.int64)
     return cells, Workers(count, lambda i: Counter(i, cells))
 
 

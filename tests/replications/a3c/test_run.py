@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -14,8 +13,9 @@ import psutil
 import pytest
 
 from common.errors import UserError
+from common.runs import command_line
 from common.runs import run as runs
-from common.runs.checkpoint import Checkpoints
+from common.runs.provenance import modules_that_count
 from replications.a3c.train import Config
 from tests.training import command, open_run, start, train, wait_for
 
@@ -42,9 +42,9 @@ def stop_at(step: int):
         run.seconds_between_ticks = 0.02
         tick = run.tick
 
-        def ticking(at):
-            tick(at)
-            if at.agent_steps >= step:
+        def ticking(progress):
+            tick(progress)
+            if progress.agent_steps >= step:
                 run.save()
                 raise Crash
 
@@ -117,7 +117,7 @@ def resumed_pair(tmp_path_factory):
     with pytest.raises(crashed):
         script.train(config, run)
     run.close()
-    state, _ = Checkpoints(run.work, run.key).load()
+    state, _ = run.checkpoints.load()
     return results, settings, state
 
 
@@ -126,8 +126,8 @@ def test_a_checkpoint_of_several_workers_is_one_moment(resumed_pair):
     workers = state["workers"]["workers"]
     assert len(workers) == 3
     counts = np.asarray(state["counts"])
-    assert counts[:, 0].sum() == state["at"]["agent_steps"]
-    assert counts[:, 1].sum() == state["at"]["updates"]
+    assert counts[:, 0].sum() == state["progress"]["agent_steps"]
+    assert counts[:, 1].sum() == state["progress"]["updates"]
     assert (counts[:, 0] > 0).all()
     for worker in workers:  # its LSTM's state is zero exactly at the start of an episode
         assert np.asarray(worker["hidden"]).shape == (2, 1, 256)
@@ -140,8 +140,8 @@ def test_several_workers_go_on_from_exactly_where_each_was(resumed_pair, monkeyp
     run, script, config, _ = open_run("a3c", "cartpole", results, settings)
     seen = {}
 
-    def look(at):
-        parts = run._parts
+    def look(progress):
+        parts = run.parts
         seen.update(
             workers=parts["workers"].state_dict(),
             weights=parts["network"].state_dict(),
@@ -155,8 +155,8 @@ def test_several_workers_go_on_from_exactly_where_each_was(resumed_pair, monkeyp
     run.close()
     for now, saved in zip(seen["workers"]["workers"], state["workers"]["workers"], strict=True):
         assert now["rng"] == saved["rng"]
-        for name in ("planes", "hidden"):
-            np.testing.assert_array_equal(now[name], saved[name])
+        np.testing.assert_array_equal(now["stack"]["planes"], saved["stack"]["planes"])
+        np.testing.assert_array_equal(now["hidden"], saved["hidden"])
         np.testing.assert_array_equal(now["envs"]["actions"][0], saved["envs"]["actions"][0])
         np.testing.assert_array_equal(now["envs"]["episodes"], saved["envs"]["episodes"])
     for name, tensor in seen["weights"].items():
@@ -182,7 +182,7 @@ def test_another_number_of_workers_does_not_resume_silently(tmp_path):
     run.close()
     run, *_ = open_run("a3c", "cartpole", tmp_path, settings | {"workers": 1})
     assert run.checkpoints.load() is None
-    assert list(run.work.glob("stale-1/step-*"))
+    assert list(run.folder.work.glob("stale-1/step-*"))
     run.close()
 
 
@@ -196,28 +196,24 @@ def test_an_lstm_goes_with_a3c_only(tmp_path):
 def test_the_machine_decides_how_many_workers_unless_the_command_line_does(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     arguments = ["--task", "pong", "--budget", "paper", "--device", "cpu"]
-    _, resolved = runs.parse("a3c", Config, arguments)
+    _, resolved = command_line.parse("a3c", Config, arguments)
     assert resolved.settings["workers"] == 3
     (listed,) = [d for d in resolved.deviations if d.field == "workers"]
     assert (listed.paper, listed.ours) == (16, 3)
     assert "a core of its own" in listed.reason
-    _, resolved = runs.parse("a3c", Config, [*arguments, "--workers", "16"])
+    _, resolved = command_line.parse("a3c", Config, [*arguments, "--workers", "16"])
     assert resolved.settings["workers"] == 16
     assert not [d for d in resolved.deviations if d.field == "workers"]
 
 
-def test_the_workers_code_counts_for_this_paper_only(monkeypatch, tmp_path):
-    a3c, dqn = runs.code_fingerprint("a3c"), runs.code_fingerprint("dqn")
-    for folder in ("common", "replications"):
-        shutil.copytree(
-            runs.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("recorded", "__pycache__")
-        )
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    assert runs.code_fingerprint("a3c") == a3c
-    with open(tmp_path / "common" / "workers.py", "a") as file:
-        file.write("POLL = 0.5\n")
-    assert runs.code_fingerprint("a3c") != a3c
-    assert runs.code_fingerprint("dqn") == dqn
+def test_the_workers_code_counts_for_this_paper_only():
+    for script in ("train", "speedup"):
+        assert {
+            "common.learning.workers",
+            "replications.a3c.train",
+            "replications.a3c.value_based",
+        } <= modules_that_count(f"replications.a3c.{script}")
+    assert "common.learning.workers" not in modules_that_count("replications.dqn.train")
 
 
 LONG = {

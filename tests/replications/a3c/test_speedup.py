@@ -15,6 +15,7 @@ from common.errors import UserError
 from common.runs import laptop
 from common.runs import run as runs
 from common.runs.checkpoint import Checkpoints
+from common.runs.provenance import modules_that_count
 from replications.a3c import speedup, train
 from replications.a3c.speedup import Config, experiment, printed, read_plan, speed_up, time_to_reference
 
@@ -122,9 +123,10 @@ def test_trainings_are_those_of_train_with_that_many_workers(monkeypatch, tmp_pa
     def spy(config, run):
         handlers = [signal.getsignal(signal.SIGTERM)]
         real(config, run)
-        at = run._parts["at"]
-        counts = run._parts["counts"]
-        seen.append((config.algorithm, config.workers, len(counts), at.agent_steps, at.best_score))
+        progress, counts = run.parts["progress"], run.parts["counts"]
+        seen.append(
+            (config.algorithm, config.workers, len(counts), progress.agent_steps, progress.best_score)
+        )
         assert signal.getsignal(signal.SIGTERM) not in handlers  # while it trains, a signal saves
 
     monkeypatch.setattr(train, "train", spy)
@@ -166,9 +168,9 @@ def test_time_is_that_of_playing_and_learning_over_all_attempts(monkeypatch, tmp
     class Crash(Exception):
         pass
 
-    def tick(run, at):
-        real_tick(run, at)
-        if crash and at.evaluations == 2:
+    def tick(run, progress):
+        real_tick(run, progress)
+        if crash and progress.evaluations == 2:
             raise Crash  # just saved: more than five minutes have passed
         clock[0] += 10  # of work
 
@@ -195,11 +197,11 @@ def start(monkeypatch, results, *words):
     monkeypatch.setattr(
         sys, "argv", ["speedup", "--seed=1", "--budget=smoke", f"--results={results}", *words]
     )
-    laptop.main("a3c", "speedup", Config, speedup.experiment, keeps=True, with_training=True)
+    laptop.main("a3c", "speedup", Config, speedup.experiment, keeps=True)
     return results / "a3c" / "speedup" / "smoke" / "seed1"
 
 
-def test_what_is_finished_is_kept_until_all_is(monkeypatch, tmp_path, capsys):
+def test_what_is_finished_is_kept_until_all_is(monkeypatch, tmp_path):
     folder = tmp_path / "a3c" / "speedup" / "smoke" / "seed1"
     given = []
 
@@ -232,16 +234,7 @@ def test_what_is_finished_is_kept_until_all_is(monkeypatch, tmp_path, capsys):
     assert "undecided, no cores: one_step_q_8" in record["provenance"]["notes"][0]
     assert json.loads((folder / "measures.json").read_text()) == {"cores": 2.0}
     # the agent it trains is train.py's, so that one's code counts
-    own = record["provenance"]["code_sha256"]
-    assert own not in (runs.code_fingerprint("a3c", "speedup"), runs.code_fingerprint("a3c"))
-    real = runs.code_fingerprint
-    monkeypatch.setattr(
-        runs,
-        "code_fingerprint",
-        lambda paper, script="train": real(paper, script) + script * (script == "train"),
-    )
-    start(monkeypatch, tmp_path)
-    assert "starting over: code, packages (uv.lock) or ROM changed" in capsys.readouterr().out
+    assert "replications.a3c.train" in modules_that_count("replications.a3c.speedup")
 
 
 def test_smoke_reaches_every_method_on_two_cores(monkeypatch, tmp_path):

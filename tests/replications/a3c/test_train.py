@@ -13,25 +13,23 @@ from torch import nn
 from common.environments.vector import GymEnvs
 from common.evaluation.protocol import play_group, play_steps
 from common.papers import check_defaults, find_task, load_paper, resolve
+from replications.a3c.playing import sample
+from replications.a3c.rollout import Rollout, n_step_returns
 from replications.a3c.train import (
-    FINAL_EXPLORATION,
-    Actor,
+    METHODS,
     ActorLearner,
     Config,
-    Global,
     Network,
+    Shared,
     SharedRMSProp,
     a3c_losses,
-    exploration,
     fit_to_machine,
     learning_rate,
-    load_policy,
-    n_step_returns,
-    one_step_targets,
-    q_loss,
-    sample,
+    make_network,
+    make_policy,
 )
-from tests.training import on_numbers
+from replications.a3c.value_based import FINAL_EXPLORATION, exploration, one_step_targets
+from tests.training import on_numbers, spaces
 
 PAPER = Config()
 CARTPOLE = dataclasses.replace(
@@ -45,15 +43,15 @@ CARTPOLE = dataclasses.replace(
     target_period=8,
 )
 TASK = find_task(load_paper("a3c"), None, "cartpole")[1]
-METHODS = ("a3c", "n_step_q", "one_step_q", "one_step_sarsa")
+VALUE_BASED = ("n_step_q", "one_step_q", "one_step_sarsa")
 
 
 def learner(
     config: Config = CARTPOLE, task=TASK, seed: int = 3, index: int = 0, actions: int = 2, shape=(4,)
 ):
     torch.manual_seed(seed)
-    everyone = Global(config, actions, shape)
-    return everyone, ActorLearner(index, config, task, seed, everyone)
+    shared = Shared(config, spaces(actions, shape))
+    return shared, ActorLearner(index, config, task, seed, shared)
 
 
 def test_defaults_are_the_papers():
@@ -90,20 +88,43 @@ def test_policy_gradient_and_entropy_oracles():
     assert float(uniform) == pytest.approx(1.3863, abs=1e-4)
 
 
-def test_one_step_targets_of_q_and_sarsa():
-    rewards, values = torch.tensor([1.0, 0.0]), torch.tensor([[2.0, 5.0], [7.0, 3.0]])
-    following = torch.tensor([0, 1])
-    q, sarsa = (dataclasses.replace(PAPER, algorithm=name, discount=0.5) for name in METHODS[2:])
-    assert one_step_targets(rewards, values, following, False, q).tolist() == [1 + 2.5, 3.5]
-    assert one_step_targets(rewards, values, following, True, q).tolist() == [1 + 2.5, 0]
-    assert one_step_targets(rewards, values, following, False, sarsa).tolist() == [1 + 1, 1.5]
-    assert one_step_targets(rewards, values, following, True, sarsa).tolist() == [1 + 1, 0]
+def test_one_step_targets():
+    rewards, values = torch.tensor([1.0, 0.0]), torch.tensor([5.0, 7.0])
+    assert one_step_targets(rewards, values, False, 0.5).tolist() == [1 + 2.5, 3.5]
+    assert one_step_targets(rewards, values, True, 0.5).tolist() == [1 + 2.5, 0]
 
 
-def test_q_gradient_is_the_printed_formula_unclipped():
-    values = torch.zeros(2, 3, requires_grad=True)
-    q_loss(values, torch.tensor([1, 2]), torch.tensor([5.0, -0.5])).backward()
-    assert values.grad.tolist() == [[0, -10, 0], [0, 0, 1]]
+def constant(values: list[list[float]]):
+    """A network whose outputs are these, of as many states as it is given, and the leaf that gets their gradient."""
+    leaf = torch.tensor(values, requires_grad=True)
+    return leaf, lambda states: (leaf[: len(states)], None, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "alive", "ended"),
+    [
+        ("one_step_q", [1 + 0.5 * 5, 0.5 * 7], [1 + 0.5 * 5, 0]),
+        ("one_step_sarsa", [1 + 0.5 * 5, 0.5 * 3], [1 + 0.5 * 5, 0]),
+        ("n_step_q", [1 + 0.5 * 3.5, 0.5 * 7], [1, 0]),
+    ],
+)
+def test_targets_and_gradients_of_the_value_based_methods(method, alive, ended):
+    """Q(s', .; theta-) is (2, 5), then (7, 3); the second action is taken in both. The gradient is the printed formula's."""
+    config = dataclasses.replace(PAPER, algorithm=method, discount=0.5)
+    for terminal, targets in ((False, alive), (True, ended)):
+        q, network = constant([[10.0, 20.0], [30.0, 40.0]])
+        after = [[2.0, 5.0], [7.0, 3.0]]
+        target = constant(after if method != "n_step_q" else after[1:])[1]
+        rollout = Rollout(
+            torch.zeros(3, 1, 4), torch.tensor([1, 1]), torch.tensor([1.0, 0.0]), terminal, None, None,
+            None if terminal else 1,
+        )  # fmt: skip
+        loss, parts = METHODS[method].loss(network, target, rollout, config)
+        loss.backward()
+        errors = np.array([20.0, 40.0]) - targets
+        assert loss.item() == pytest.approx((errors**2).sum())
+        assert parts.tolist() == [0, 0, loss.item()]
+        np.testing.assert_allclose(q.grad, np.array([[0, 2 * e] for e in errors]), rtol=1e-6)
 
 
 def test_rmsprop_first_step_and_clip():
@@ -119,7 +140,7 @@ def test_rmsprop_first_step_and_clip():
 
 
 def test_parameter_counts_and_shapes():
-    network = Network(PAPER, 4, (84, 84))
+    network = make_network(PAPER, spaces(4, (84, 84)))
     assert sum(p.numel() for p in network.parameters()) == 677_429
     recurrent = Network(dataclasses.replace(PAPER, lstm=True), 4, (84, 84))
     assert sum(p.numel() for p in recurrent.lstm.parameters()) == 526_336
@@ -161,8 +182,8 @@ def test_schedules():
 
 def test_final_exploration_is_drawn_as_the_paper_says():
     config = dataclasses.replace(CARTPOLE, algorithm="one_step_q")
-    everyone = Global(config, 2, (4,))
-    drawn = [ActorLearner(i, config, TASK, 1, everyone).final_exploration for i in range(250)]
+    shared = Shared(config, spaces(2, (4,)))
+    drawn = [ActorLearner(i, config, TASK, 1, shared).final_exploration for i in range(250)]
     for value, likely in FINAL_EXPLORATION:
         assert drawn.count(value) / 250 == pytest.approx(likely, abs=0.1)
 
@@ -178,28 +199,28 @@ def test_a_machine_with_fewer_cores_has_fewer_workers(monkeypatch):
 
 def recorded(worker: ActorLearner) -> list[dict]:
     """Lets the worker note what each of its rollouts was about."""
-    notes, losses = [], worker.losses
+    notes, method = [], worker.method
 
-    def noting(n, actions, rewards, hidden, terminal):
+    def noting(network, target, r, config):
         notes.append(
             {
-                "states": worker.states[: n + 1].double().numpy().copy(), "actions": actions.numpy(),
-                "rewards": rewards.double().numpy(), "terminal": terminal, "next_action": worker.next_action,
-                "hidden": None if hidden is None else hidden.clone(),
+                "states": r.states.double().numpy().copy(), "actions": r.actions.numpy(),
+                "rewards": r.rewards.double().numpy(), "terminal": r.terminal, "next_action": r.next_action,
+                "hidden": None if r.hidden is None else r.hidden.clone(),
             }
         )  # fmt: skip
-        return losses(n, actions, rewards, hidden, terminal)
+        return method.loss(network, target, r, config)
 
-    worker.losses = noting
+    worker.method = method._replace(loss=noting)
     return notes
 
 
 def test_update_against_float64_numpy():
     """Forty rollouts: returns, softmax, entropy, both heads, the sum over steps, RMSProp, and the falling learning rate."""
     config = dataclasses.replace(CARTPOLE, entropy_weight=0.3, max_gradient_norm=3.0, training_steps=400)
-    everyone, worker = learner(config)
+    shared, worker = learner(config)
     notes = recorded(worker)
-    net = everyone.network
+    net = shared.network
     names = [name for name, _ in net.named_parameters()]
     w = {name: p.detach().double().numpy().copy() for name, p in net.named_parameters()}
     s = {name: np.zeros_like(a) for name, a in w.items()}
@@ -237,22 +258,22 @@ def test_update_against_float64_numpy():
             w[name] -= 0.0007 * max(1 - step / 400, 0) * g / np.sqrt(s[name] + 0.1)
         step += n
         scores += ret.sum()
-        assert everyone.agent_steps() == step
+        assert shared.agent_steps() == step
     assert ended >= 2
     assert 5 < clipped < 40
     for name, p in net.named_parameters():
         np.testing.assert_allclose(p.detach().numpy(), w[name], rtol=1e-4, atol=1e-6, err_msg=name)
-    assert everyone.counts.tolist() == [[step, 40]]
+    assert shared.counts.tolist() == [[step, 40]]
 
 
-@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("method", VALUE_BASED)
 def test_value_based_updates_against_float64(method):
     """Thirty rollouts with a target network that is copied every eight steps, epsilon half-way down."""
     config = dataclasses.replace(CARTPOLE, algorithm=method, final_exploration_step=200)
-    everyone, worker = learner(config)
+    shared, worker = learner(config)
     notes = recorded(worker)
     net, target = (Network(config, 2, (4,)).double() for _ in range(2))
-    net.load_state_dict(everyone.network.state_dict())
+    net.load_state_dict(shared.network.state_dict())
     target.load_state_dict(net.state_dict())
     s, step, copies, ended = [torch.zeros_like(p) for p in net.parameters()], 0, 0, 0
     for _ in range(30):
@@ -290,22 +311,22 @@ def test_value_based_updates_against_float64(method):
         if len(notes) > 1 and method == "one_step_sarsa" and not notes[-2]["terminal"]:
             assert a[0] == notes[-2]["next_action"]  # what the target was computed with is what is done
     assert ended >= 1
-    assert copies == int(everyone.target_copies) == step // 8
-    for fast, slow in zip(everyone.network.parameters(), net.parameters(), strict=True):
+    assert copies == int(shared.target_copies) == step // 8
+    for fast, slow in zip(shared.network.parameters(), net.parameters(), strict=True):
         np.testing.assert_allclose(fast.detach().numpy(), slow.detach().numpy(), rtol=2e-4, atol=2e-6)
-    for fast, slow in zip(everyone.target.parameters(), target.parameters(), strict=True):
+    for fast, slow in zip(shared.target.parameters(), target.parameters(), strict=True):
         np.testing.assert_allclose(fast.detach().numpy(), slow.detach().numpy(), rtol=2e-4, atol=2e-6)
 
 
 def test_update_of_the_convolutional_network_against_float64_autograd():
     """A worker on Breakout: bytes in, channels last, batched backward, against a plain float64 module, step by step."""
     task = find_task(load_paper("a3c"), None, "breakout")[1]
-    config = dataclasses.replace(PAPER, workers=1)
-    everyone, worker = learner(config, task, actions=4, shape=(84, 84))
+    config = dataclasses.replace(PAPER, workers=1, learning_rate=0.7)  # steps well above rounding
+    shared, worker = learner(config, task, actions=4, shape=(84, 84))
     notes = recorded(worker)
     slow = Network(config, 4, (84, 84)).double()
-    slow.load_state_dict(everyone.network.state_dict())
-    slow.torso = on_numbers(slow.torso)
+    slow.load_state_dict(shared.network.state_dict())
+    slow.torso, slow.scale = on_numbers(slow.torso), 1  # its own division by 255 stands below
     worker.work()
     note = notes[0]
     x = torch.from_numpy(note["states"]) / 255
@@ -321,9 +342,10 @@ def test_update_of_the_convolutional_network_against_float64_autograd():
         )
         loss = loss + 0.01 * (log_pi.exp() * log_pi).sum()
     loss.backward()
-    for fast, plain in zip(everyone.network.parameters(), slow.parameters(), strict=True):
-        step = 0.0007 * plain.grad / torch.sqrt(0.01 * plain.grad**2 + 0.1)
-        torch.testing.assert_close(fast.detach().double(), plain.detach() - step, rtol=1e-4, atol=1e-7)
+    for fast, plain in zip(shared.network.parameters(), slow.parameters(), strict=True):
+        step = 0.7 * plain.grad / torch.sqrt(0.01 * plain.grad**2 + 0.1)
+        moved = plain.detach() - fast.detach().double()
+        torch.testing.assert_close(moved, step, rtol=1e-3, atol=1e-4 * float(step.abs().max()))
 
 
 # --- the LSTM ---
@@ -331,13 +353,13 @@ def test_update_of_the_convolutional_network_against_float64_autograd():
 
 def test_lstm_state_is_carried_detached_and_zeroed_and_the_bootstrap_does_not_advance_it():
     config = dataclasses.replace(CARTPOLE, lstm=True)
-    everyone, worker = learner(config)
+    shared, worker = learner(config)
     notes = recorded(worker)
     assert torch.equal(worker.hidden, torch.zeros(2, 1, 256))
     ended, carried = 0, torch.zeros(2, 1, 256)
     for _ in range(30):
         old = Network(config, 2, (4,))
-        old.load_state_dict(everyone.network.state_dict())
+        old.load_state_dict(shared.network.state_dict())
         ended_here = bool(worker.work())
         note = notes[-1]
         assert torch.equal(note["hidden"], carried)  # of the step before the rollout
@@ -359,13 +381,13 @@ def test_lstm_state_is_carried_detached_and_zeroed_and_the_bootstrap_does_not_ad
 def test_lstm_update_against_float64_autograd():
     """Back through the five steps of a rollout and no further; the state before them is a constant."""
     config = dataclasses.replace(CARTPOLE, lstm=True)
-    everyone, worker = learner(config)
+    shared, worker = learner(config)
     notes = recorded(worker)
     worker.work()
     slow = Network(config, 2, (4,)).double()
-    slow.load_state_dict(everyone.network.state_dict())
-    s = everyone.optimiser.mean_square.clone()
-    before = everyone.weights.clone()
+    slow.load_state_dict(shared.network.state_dict())
+    s = shared.optimiser.mean_square.clone()
+    before = shared.weights.clone()
     worker.work()
     note = notes[1]
     assert not note["terminal"]
@@ -384,7 +406,7 @@ def test_lstm_update_against_float64_autograd():
     d = torch.cat([p.grad.flatten() for p in slow.parameters()])
     rate = 0.0007 * (1 - 5 / 100_000)
     expected = before.double() - rate * d / (0.99 * s + 0.01 * d**2 + 0.1).sqrt()
-    torch.testing.assert_close(everyone.weights.double(), expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(shared.weights.double(), expected, rtol=1e-4, atol=1e-7)
 
 
 # --- the game, and the policy ---
@@ -424,19 +446,22 @@ def worker_score(steps) -> float:
 
 def test_a_time_cap_is_bootstrapped_and_a_fall_is_not():
     """CartPole cut at 500 steps: `done` without `terminal`."""
-    everyone, worker = learner(CARTPOLE)
+    shared, worker = learner(CARTPOLE)
     worker.envs.max_steps = 7
     notes = recorded(worker)
     with torch.no_grad():
-        everyone.network.value.bias.fill_(1000.0)
+        shared.network.value.bias.fill_(1000.0)
     assert worker.work() == []
     news = worker.work()
     assert [n[2] for n in news] == [7]
     assert len(notes[1]["actions"]) == 2
     assert notes[1]["terminal"] is False
-    loss = worker.losses(2, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]), None, False)[1]
+    cut = Rollout(
+        torch.zeros(3, 1, 4), torch.tensor([0, 0]), torch.tensor([1.0, 1.0]), False, None, None, None
+    )
+    loss = METHODS["a3c"].loss(shared.network, None, cut, CARTPOLE)[1][2]
     assert loss.item() < 0.25 * 2 * 40**2  # R = 1 + .99 * 1000 is near V
-    again = worker.losses(2, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]), None, True)[1]
+    again = METHODS["a3c"].loss(shared.network, None, cut._replace(terminal=True), CARTPOLE)[1][2]
     assert again.item() > 0.25 * 2 * 900**2
 
 
@@ -451,23 +476,26 @@ def test_workers_differ_and_a_seed_repeats():
 
 def test_the_policy_is_sampled_and_value_based_methods_are_greedy():
     class Fixed(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.weight, self.value = nn.Parameter(torch.zeros(1)), value
+
         def forward(self, states, hidden):
             return torch.log(torch.tensor([[0.2, 0.7, 0.1]])).repeat(len(states), 1) + 5, None, hidden
 
     rngs = [np.random.default_rng(i) for i in range(3000)]
-    actions = Actor(Fixed(), PAPER)(np.zeros((3000, 4)), rngs)
+    actions = make_policy(Fixed(value=True), PAPER)(np.zeros((3000, 4)), rngs)
     assert np.bincount(actions, minlength=3) / 3000 == pytest.approx([0.2, 0.7, 0.1], abs=0.03)
     again = sample(torch.log(torch.tensor([[0.2, 0.7, 0.1]])), [np.random.default_rng(0)])
     assert actions[0] == again[0]  # a function of the episode's own generator
-    greedy = Actor(Fixed(), dataclasses.replace(PAPER, algorithm="n_step_q"))
+    greedy = make_policy(Fixed(value=None), dataclasses.replace(PAPER, algorithm="n_step_q"))
     assert (greedy(np.zeros((5, 4)), rngs[:5]) == 1).all()
 
 
 def test_the_actors_lstm_state_begins_with_each_episode():
     torch.manual_seed(0)
-    actor = Actor(
-        Network(dataclasses.replace(CARTPOLE, lstm=True), 2, (4,)), dataclasses.replace(CARTPOLE, lstm=True)
-    )
+    config = dataclasses.replace(CARTPOLE, lstm=True)
+    actor = make_policy(Network(config, 2, (4,)), config)
     states, rngs = np.ones((3, 1, 4), np.float32), [np.random.default_rng(i) for i in range(3)]
     actor.start(np.ones(3, bool))
     actor(states, rngs)
@@ -505,12 +533,6 @@ def test_an_evaluation_tells_the_actor_where_episodes_begin():
     scores = play_steps(phase, GymEnvs("CartPole-v1", 1, 0), 1, 60, 0.0, np.random.default_rng(0))
     assert [step for step, _ in phase.begun] == [0, *np.cumsum(scores).astype(int)]
     assert len(scores) >= 4
-
-
-def test_weights_of_another_network_are_refused():
-    weights = Network(PAPER, 6, (84, 84)).state_dict()
-    with pytest.raises(ValueError, match=r"policy"):
-        load_policy(PAPER, 4, (84, 84), weights, torch.device("cpu"))
 
 
 def test_variants_are_what_the_paper_calls_them():
