@@ -15,12 +15,28 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from common.errors import UserError
 from common.learning.layers import flatten_parameters
 from common.learning.workers import Workers
 from common.runs.checkpoint import Checkpoints, get_state, set_state
 from common.runs.provenance import code_fingerprint
 from common.say import say
 from replications.alphago_zero.records import Record
+
+
+def check_numbers(config: Any) -> None:
+    """UserError for a count below 1, or more games side by side than a checkpoint waits for."""
+    for name in ("simulations", "test_simulations", "games", "games_per_checkpoint", "games_at_once", "workers", "window",
+                 "batch_size", "history"):  # fmt: skip
+        if (value := getattr(config, name)) < 1:
+            raise UserError(
+                f"{name} {value}: at least 1 is needed; the paper has {type(config).__dict__[name]:,}"
+            )
+    if (count := config.games_at_once * config.workers) > config.games_per_checkpoint:
+        raise UserError(
+            f"games_at_once {config.games_at_once} in {config.workers} workers are {count} games, which may all end at once; "
+            f"at most games_per_checkpoint, {config.games_per_checkpoint}, are allowed"
+        )
 
 
 class SGD:

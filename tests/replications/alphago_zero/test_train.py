@@ -196,8 +196,45 @@ def test_loss_is_equation_1():
     assert found.item() == pytest.approx(0.25 + np.log(2) + 0.25, abs=1e-6)
 
 
+def test_a_position_learned_from_is_turned_with_its_moves(monkeypatch):
+    """One stone and a pi that is all on its cell: under each of the eight symmetries they stay together."""
+    game, seen = Game("go", 3, 8.5), {}
+    network = nn.Linear(1, 1)
+
+    def forward(x):
+        seen["boards"] = x[:, 0].flatten(1)
+        return torch.zeros(len(x), 10), network(torch.zeros(len(x), 1)).squeeze(1)
+
+    def loss(logits, values, policies, *_):
+        seen["policies"] = policies
+        return values.sum()
+
+    monkeypatch.setattr(train, "loss", loss)
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x):
+            return forward(x)
+
+    history = np.zeros((8, 1, 9), np.int8)
+    history[:, 0, 1] = 1
+    batch = train.Positions(
+        history, np.ones(8, np.int8), np.eye(10, dtype=np.float32)[[1] * 8], np.ones(8, np.float32)
+    )
+    outer = Network()
+    train.update(outer, SGD(outer, 0.9), game, batch, np.arange(8), 0.0, 0.1)
+    cells = seen["boards"].argmax(dim=1)
+    assert len(set(cells.tolist())) == 4  # an edge has four places
+    assert torch.equal(seen["policies"].argmax(dim=1), cells)
+
+
 def test_learning_rate_falls_at_400_and_600_of_700():
-    c = config(games=700, games_per_checkpoint=1, updates_per_checkpoint=1000, learning_rate=0.01)
+    c = config(
+        games=700, games_per_checkpoint=1, games_at_once=1, updates_per_checkpoint=1000, learning_rate=0.01
+    )
     rates = [train.learning_rate(u, c) for u in (0, 399_999, 400_000, 599_999, 600_000, 699_999)]
     assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
 
@@ -391,3 +428,8 @@ def test_the_search_never_loses_tic_tac_toe_to_random_play():
 def test_numbers_below_1_are_one_sentence(name):
     with pytest.raises(UserError, match=f"{name} 0: at least 1"):
         config(**{name: 0})
+
+
+def test_games_that_may_all_end_at_once_must_fit_into_a_checkpoint():
+    with pytest.raises(UserError, match="games_at_once 4 in 3 workers are 12 games"):
+        config(workers=3)
