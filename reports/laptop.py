@@ -176,7 +176,8 @@ def judge(target: Target, runs: Sequence[Run]) -> tuple[Verdict, list]:
         ), []
     judged = judge_claims(target, finished)
     paper_size = papers.resolve(target.paper, target.variant_name, target.task.name, "paper").settings
-    return decide_claims(judged, full=all(run.run["settings"] == paper_size for run in finished)), judged
+    full = all(run.run["settings"] == paper_size for run in finished)
+    return decide_claims(judged, full, "the paper" if target.task.in_paper else "the task"), judged
 
 
 def overview(target: Target, results: Path) -> tuple[Verdict, str | None, str | None]:

@@ -276,8 +276,8 @@ def open_claim(name: str, seeds: int) -> Judged:
     return Judged(name, "open", Estimate(math.nan, seeds), ())
 
 
-def decide_claims(claims: Sequence[Judged], full: bool) -> Verdict:
-    """The verdict on a laptop task. `full`: the runs have the paper's own size.
+def decide_claims(claims: Sequence[Judged], full: bool, whose: str = "the paper") -> Verdict:
+    """The verdict on a laptop task. `full`: the runs have the paper's own size; `whose`: "the task" where it is not in the paper.
 
     At 3 seeds or more and the paper's size: replicated if every claim holds, not_replicated if one fails, else undecided.
     """
@@ -285,10 +285,8 @@ def decide_claims(claims: Sequence[Judged], full: bool) -> Verdict:
     by = {key: [claim.name for claim in claims if claim.key == key] for key in ("holds", "fails", "open")}
     all_claims = f"all {len(claims)} claims" if len(claims) > 1 else "the claim"
     count = f"{len(by['holds'])} of {len(claims)} claims"
-    size = "at the paper's own size" if full else "at less than the paper's size"
-    missing = [
-        m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), ("the paper's size", not full)) if lacks
-    ]
+    size = f"at {whose}'s own size" if full else f"at less than {whose}'s size"
+    missing = [m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), (f"{whose}'s size", not full)) if lacks]
     notes = tuple(
         f"{title}: {', '.join(by[key])}." for key, title in (("fails", "Fails"), ("open", "Open")) if by[key]
     )

@@ -66,3 +66,10 @@ def test_fewer_seeds_or_a_smaller_size_speak_of_the_run_only():
     assert (
         decide_claims([HOLDS, claim(0, at_least=1)], full=True).key == "not_reached"
     )  # the fewest seeds count
+
+
+def test_a_task_that_is_not_in_the_paper_has_a_size_of_its_own():
+    judged = [judge_claim("a", [1.0, 1.0, 1.0], 1.0, None)]
+    assert "at the paper's own size" in decide_claims(judged, full=True).sentence
+    assert "at the task's own size" in decide_claims(judged, True, "the task").sentence
+    assert "less than the task's size" in decide_claims(judged, False, "the task").sentence

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from replications.alphago_zero import measures, plumbing, train
+from replications.alphago_zero import measures, opponents, plumbing, train
 from replications.alphago_zero.measures import Trained, measure, walk
 from tests.replications.alphago_zero.test_train import TINY
 
@@ -125,6 +125,55 @@ def test_a_walk_meets_every_reply_of_white():
     assert ends == count(())
     assert won < ends
     assert lost
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_games_against_others_and_what_cannot_be_measured_says_why(monkeypatch, installed):
+    if installed and opponents.gnu_go() is None:
+        pytest.skip("GNU Go is not installed")
+    if not installed:
+        monkeypatch.setattr(measures, "gnu_go", lambda: None)
+    monkeypatch.setattr(measures, "MCTS_SIMULATIONS", 5)
+    monkeypatch.setattr(measures, "GNU_GO_LEVEL", 1)
+    config = train.Config(**(TINY | GO | {"board": 4, "komi": 0.5, "longest_game": 8, "test_games": 2}))
+    game = train.make_game(config)
+    torch.manual_seed(0)
+    best = plumbing.for_search(train.Network(config, game))
+    player = Trained(config, game, best, None, np.random.default_rng(0))
+    found, why, games = measures.against_others(player, 1)
+    expected = {"early_lines", "early_won", "black_mcts", "white_mcts"}
+    names = {"black_gnu_go", "white_gnu_go"}
+    assert set(found) == expected | (names if installed else set())
+    assert set(why) == (set() if installed else names)
+    assert all("not installed" in words for words in why.values())
+    assert all(0 <= found[name] <= 1 for name in found if name != "early_lines")
+    titles = [game["title"] for game in games]
+    assert "the last player (White) against OpenSpiel's MCTS" in titles
+    white = games[titles.index("the last player (White) against OpenSpiel's MCTS")]
+    assert [v is None for v in white["visits"][:4]] == [
+        True,
+        False,
+        True,
+        False,
+    ]  # visits where the player moved
+
+
+@pytest.mark.skipif(opponents.gnu_go() is None, reason="GNU Go is not installed")
+def test_gnu_go_plays_legal_moves_and_sees_ours():
+    game, player = train.make_game(train.Config(board=5, komi=24.5)), opponents.GnuGo(1, 1)
+    player.start(game, 1)
+    try:
+        line = []
+        for ply in range(6):
+            action = int(player.choose(np.zeros(1, int))[0]) if ply % 2 == 0 else [0, 4, 20][ply // 2]
+            assert action in game.replay(line)[0].legal_actions()
+            line.append(action)
+            player.played(0, action)
+        stones = player.say(0, "list_stones white").lower().split()
+        assert set(stones) <= {"a1", "e1", "a5"}
+        assert stones
+    finally:
+        player.close()
 
 
 COMMAND = """
