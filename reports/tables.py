@@ -225,12 +225,13 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
             n = task.protocol.published_episodes
             error = standard_error(row.stdev, n)
             what += (
-                f"; standard error {format_number(error, decimals_for(error))} over its {n} episodes"
+                f"; standard error {format_number(error, decimals_for(error))} over its {n} {task.protocol.published_over}"
                 if error
                 else ""
             )
             what += " (between its own seeds: unknown)" if error else "; its standard error is unknown"
-        add(who, row.value, value, what, who.split()[-1].lower() if who != "Random play" else "random")
+        name = task.protocol.published_by or who if who == "The paper" else who
+        add(name, row.value, value, what, who.split()[-1].lower() if who != "Random play" else "random")
     return rows
 
 

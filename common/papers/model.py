@@ -56,6 +56,8 @@ class Protocol:
     source: str
     published_protocol: str | None = None
     published_episodes: int | None = None
+    published_over: str = "episodes"  # or "seeds": what `published_episodes` counts
+    published_by: str | None = None  # whose number it is, where it is not the paper's own
 
 
 @dataclass(frozen=True)

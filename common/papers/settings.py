@@ -196,6 +196,7 @@ def _resolve(
     per_step = task.frames_per_agent_step or (
         settings.get("frame_skip", paper.frames_per_agent_step) if task.kind == "atari" else 1
     )
+    protocol = replace(protocol, description=_in_words(protocol.description, settings, per_step))
     deviations = [
         Deviation(d["what"], None, None, "", d.get("source", ""), d["reason"], "listed")
         for d in (*paper.deviations, *task.deviations)
@@ -242,6 +243,15 @@ def _resolve(
         per_step,
         own.get("expect", wide.expect),
     )
+
+
+def _in_words(description: str, settings: Mapping[str, Any], frames_per_step: int) -> str:
+    """A protocol's description; {evaluation_period} and {evaluation_steps} in it become this run's own, in frames."""
+    for name in ("evaluation_period", "evaluation_steps"):
+        if name in settings:
+            frames = agent_steps_to_frames(settings[name], frames_per_step)
+            description = description.replace(f"{{{name}}}", f"{frames:,}")
+    return description
 
 
 def _reasons_at_run_time(constants: Mapping[str, Constant]) -> dict[str, str]:

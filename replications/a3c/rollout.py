@@ -1,7 +1,8 @@
-"""What one worker saw between two updates, and what the methods with several steps make of it."""
+"""What one worker saw between two updates, what a method makes of it, and the returns of several steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,24 @@ class Rollout(NamedTuple):
     hidden: torch.Tensor | None
     last_hidden: torch.Tensor | None
     next_action: int | None
+
+
+Losses = tuple[
+    torch.Tensor, torch.Tensor
+]  # the loss, a scalar, and its parts: entropy, policy loss, value loss (3,)
+
+
+class Method(NamedTuple):
+    """One of the four asynchronous methods.
+
+    loss: (network theta', target network theta-, rollout, Config) -> Losses, summed over the rollout's steps.
+    actor_critic: the network has a policy and a value; else action values, epsilon and a target network.
+    chooses_first: the action in the last state of a rollout is chosen before the update, which needs it.
+    """
+
+    loss: Callable[..., Losses]
+    actor_critic: bool = False
+    chooses_first: bool = False
 
 
 def n_step_returns(rewards: torch.Tensor, bootstrap: float, discount: float) -> torch.Tensor:

@@ -54,6 +54,7 @@ class Config:
     most_steps: int = 20_000_000  # agent steps of a training, all workers together; then it is given up
     evaluation_period: int = 100_000  # agent steps between two looks at the score
     evaluation_steps: int = 12_500  # agent steps of such a look
+    look_exploration: float = 0.05  # epsilon of value-based methods in a look; A3C's policy is sampled
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,8 @@ def time_to_reference(
     """
     settings = {"algorithm": method, "workers": workers}
     settings |= {name: getattr(config, name) for name in ("evaluation_period", "evaluation_steps")}
+    if not train.METHODS[method].actor_critic:  # a greedy policy that is stuck would never end a game
+        settings["evaluation_epsilon"] = config.look_exploration
     resolved = papers.resolve("a3c", None, game, "paper", settings)
     if resolved.settings["training_steps"] < config.most_steps:  # the learning rate falls to 0 at its end
         raise UserError(

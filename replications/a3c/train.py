@@ -19,9 +19,8 @@ The paper's T counts the agent steps of all workers together, and so does everyt
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -41,7 +40,7 @@ from common.runs.progress import Progress
 from common.runs.run import Run
 from replications.a3c import value_based
 from replications.a3c.playing import Player, sample, zero_hidden
-from replications.a3c.rollout import Rollout, n_step_returns
+from replications.a3c.rollout import Method, Rollout, n_step_returns
 
 DEVICE = "cpu"  # workers are processes of the CPU, as in the paper
 
@@ -65,12 +64,15 @@ class Config:
     reward_clip: float = 1.0  # raw score; Mnih et al. 2015
 
     algorithm: Literal["one_step_q", "one_step_sarsa", "n_step_q", "a3c"] = "a3c"  # s. 4
-    network: Literal["mnih2013", "mlp"] = "mnih2013"  # s. 8; "mlp" for vector observations
+    network: Literal["mnih2013", "mnih2015", "mlp"] = "mnih2013"  # s. 8, s. 5.1; "mlp" for vectors
     lstm: bool = False  # 256 cells after the last hidden layer; s. 8
     rollout: int = 5  # agent steps of a worker per update: t_max and I_AsyncUpdate; s. 8
     discount: float = 0.99  # s. 8
     entropy_weight: float = 0.01  # beta; s. 8
     value_gradient: float = 0.5  # times (V - R); e-mail. The paper's formula d(R - V)^2 would be 2
+    q_gradient: float = (
+        1.0  # times (Q - R), value-based methods; as public code has it, the formula would be 2
+    )
     learning_rate: float = 0.0007  # for gradients summed over the rollout, falls to 0; e-mail
     squared_gradient_decay: float = 0.99  # alpha; s. 8
     min_squared_gradient: float = 0.1  # inside the root; e-mail
@@ -95,23 +97,27 @@ def fit_to_machine(config: Config) -> dict:
 
 
 class Network(nn.Module):
-    """s. 8: 16 8x8 stride 4, 32 4x4 stride 2, 256 units, optionally 256 LSTM cells; a softmax policy and a linear value on top.
+    """Convolutions, a hidden layer, optionally 256 LSTM cells; a softmax policy and a linear value on top.
 
-    Value-based methods have action values in the policy's place, and no value. PyTorch's default initialisation,
-    U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, is that of the authors' Torch.
+    "mnih2013" (s. 8): 16 8x8 stride 4, 32 4x4 stride 2, 256 units. "mnih2015" (s. 5.1): 32 8x8 stride 4, 64 4x4 stride 2,
+    64 3x3 stride 1, 512 units. Value-based methods have action values in the policy's place, and no value. PyTorch's default
+    initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, is that of the authors' Torch.
     """
 
     def __init__(self, config: Config, num_actions: int, obs_shape: tuple[int, ...]):
         super().__init__()
-        self.scale, units, convolutions = 255, 256, []
+        relu, stack = nn.ReLU(), config.stack
         if config.network == "mlp":
-            self.scale, units = 1, 128
-            last = nn.Linear(config.stack * int(np.prod(obs_shape)), units)
+            convolutions, inputs, units = [], stack * int(np.prod(obs_shape)), 128
+        elif config.network == "mnih2013":
+            convolutions = [nn.Conv2d(stack, 16, 8, stride=4), relu, nn.Conv2d(16, 32, 4, stride=2), relu]
+            inputs, units = 2592, 256
         else:
-            convolutions += [nn.Conv2d(config.stack, 16, 8, stride=4), nn.ReLU()]
-            convolutions += [nn.Conv2d(16, 32, 4, stride=2), nn.ReLU()]
-            last = nn.Linear(2592, units)
-        self.torso = nn.Sequential(*convolutions, nn.Flatten(), last, nn.ReLU())
+            convolutions = [nn.Conv2d(stack, 32, 8, stride=4), relu, nn.Conv2d(32, 64, 4, stride=2), relu]
+            convolutions += [nn.Conv2d(64, 64, 3), relu]
+            inputs, units = 3136, 512
+        self.scale = 255 if convolutions else 1
+        self.torso = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(inputs, units), relu)
         self.lstm = nn.LSTM(units, 256) if config.lstm else None
         self.policy = nn.Linear(256 if config.lstm else units, num_actions)
         self.value = nn.Linear(self.policy.in_features, 1) if METHODS[config.algorithm].actor_critic else None
@@ -164,23 +170,7 @@ def a3c(network: Network, _target, r: Rollout, c: Config) -> tuple[torch.Tensor,
     return loss, torch.stack([entropy, policy_loss, value_loss]).detach()
 
 
-class Method(NamedTuple):
-    """loss: of a rollout. actor_critic: a policy and a value; else action values, epsilon and a target network.
-
-    chooses_first: the action in the last state of a rollout is chosen before the update, which needs it.
-    """
-
-    loss: Callable
-    actor_critic: bool = False
-    chooses_first: bool = False
-
-
-METHODS = {
-    "one_step_q": Method(value_based.one_step_q),
-    "one_step_sarsa": Method(value_based.one_step_sarsa, chooses_first=True),
-    "n_step_q": Method(value_based.n_step_q),
-    "a3c": Method(a3c, actor_critic=True),
-}
+METHODS = value_based.METHODS | {"a3c": Method(a3c, actor_critic=True)}
 
 
 def learning_rate(step: int, config: Config) -> float:
@@ -245,7 +235,6 @@ class ActorLearner:
         self.weights, self.gradient = flatten_parameters(self.network)
         self.stack = FrameStack.of(self.envs, config.stack)
         self.begin_game(self.envs.reset())
-        self.final_exploration = value_based.draw_final_exploration(self.rng)
 
     def wants(self, until: int) -> bool:
         return self.shared.agent_steps() < until
@@ -310,6 +299,7 @@ class ActorLearner:
         """obs: (1, *obs_shape), the first of the game."""
         self.stack.begin_episodes(obs, np.ones(1, dtype=bool))
         self.hidden, self.next_action = zero_hidden(self.config), None
+        self.final_exploration = value_based.draw_final_exploration(self.rng)
 
     def state_dict(self) -> dict:
         return {

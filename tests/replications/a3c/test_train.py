@@ -109,7 +109,7 @@ def constant(values: list[list[float]]):
     ],
 )
 def test_targets_and_gradients_of_the_value_based_methods(method, alive, ended):
-    """Q(s', .; theta-) is (2, 5), then (7, 3); the second action is taken in both. The gradient is the printed formula's."""
+    """Q(s', .; theta-) is (2, 5), then (7, 3); the second action is taken in both. The gradient is Q - target."""
     config = dataclasses.replace(PAPER, algorithm=method, discount=0.5)
     for terminal, targets in ((False, alive), (True, ended)):
         q, network = constant([[10.0, 20.0], [30.0, 40.0]])
@@ -122,9 +122,9 @@ def test_targets_and_gradients_of_the_value_based_methods(method, alive, ended):
         loss, parts = METHODS[method].loss(network, target, rollout, config)
         loss.backward()
         errors = np.array([20.0, 40.0]) - targets
-        assert loss.item() == pytest.approx((errors**2).sum())
+        assert loss.item() == pytest.approx((errors**2).sum() / 2)
         assert parts.tolist() == [0, 0, loss.item()]
-        np.testing.assert_allclose(q.grad, np.array([[0, 2 * e] for e in errors]), rtol=1e-6)
+        np.testing.assert_allclose(q.grad, np.array([[0, e] for e in errors]), rtol=1e-6)
 
 
 def test_rmsprop_first_step_and_clip():
@@ -145,6 +145,9 @@ def test_parameter_counts_and_shapes():
     recurrent = Network(dataclasses.replace(PAPER, lstm=True), 4, (84, 84))
     assert sum(p.numel() for p in recurrent.lstm.parameters()) == 526_336
     assert sum(p.numel() for p in recurrent.parameters()) == 677_429 + 526_336
+    larger = Network(dataclasses.replace(PAPER, network="mnih2015", lstm=True), 4, (84, 84))
+    assert sum(p.numel() for p in larger.torso.parameters()) == 8224 + 32_832 + 36_928 + 3137 * 512
+    assert larger.lstm.weight_ih_l0.shape == (1024, 512)
     q = Network(dataclasses.replace(PAPER, algorithm="n_step_q"), 4, (84, 84))
     assert sum(p.numel() for p in q.parameters()) == 677_429 - 257
     x = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
@@ -180,12 +183,19 @@ def test_schedules():
     assert exploration(3_000_000, 0.1, PAPER) == pytest.approx(0.1)
 
 
-def test_final_exploration_is_drawn_as_the_paper_says():
+def test_final_exploration_is_drawn_as_the_paper_says_and_again_at_each_game():
     config = dataclasses.replace(CARTPOLE, algorithm="one_step_q")
-    shared = Shared(config, spaces(2, (4,)))
-    drawn = [ActorLearner(i, config, TASK, 1, shared).final_exploration for i in range(250)]
+    _, worker = learner(config)
+    drawn, games = [worker.final_exploration], 0
+    while games < 250:
+        ended = bool(worker.work())
+        games += ended
+        if ended:
+            drawn.append(worker.final_exploration)
+        else:  # within a game it stays
+            assert worker.final_exploration == drawn[-1]
     for value, likely in FINAL_EXPLORATION:
-        assert drawn.count(value) / 250 == pytest.approx(likely, abs=0.1)
+        assert drawn.count(value) / 251 == pytest.approx(likely, abs=0.1)
 
 
 def test_a_machine_with_fewer_cores_has_fewer_workers(monkeypatch):
@@ -297,7 +307,7 @@ def test_value_based_updates_against_float64(method):
                 )
         net.zero_grad()
         q = net(x[:n])[0][torch.arange(n), torch.from_numpy(a)]
-        ((torch.from_numpy(y) - q) ** 2).sum().backward()
+        (0.5 * (torch.from_numpy(y) - q) ** 2).sum().backward()
         norm = math.sqrt(sum(float((p.grad**2).sum()) for p in net.parameters()))
         with torch.no_grad():
             for p, m in zip(net.parameters(), s, strict=True):
@@ -541,10 +551,25 @@ def test_variants_are_what_the_paper_calls_them():
     assert {name: (s["algorithm"], s["lstm"]) for name, s in found.items()} == {
         "": ("a3c", False),
         "lstm": ("a3c", True),
+        "nature_network": ("a3c", False),
+        "nature_network_lstm": ("a3c", True),
         "n_step_q": ("n_step_q", False),
         "one_step_q": ("one_step_q", False),
         "one_step_sarsa": ("one_step_sarsa", False),
     }
+    assert {name for name, s in found.items() if s["network"] == "mnih2015"} == {
+        "nature_network",
+        "nature_network_lstm",
+    }
     assert all(s["training_steps"] * 4 == 320_000_000 and s["workers"] == 16 for s in found.values())
     assert paper.tasks["pong"].published.value == 7
     assert (found[""]["target_period"] * 4, found[""]["final_exploration_step"] * 4) == (40_000, 4_000_000)
+
+
+def test_the_protocol_says_this_runs_phases_and_whose_the_published_number_is():
+    paper = load_paper("a3c")
+    at_hour, at_paper = (resolve(paper, None, "pong", size).protocol for size in ("hour", "paper"))
+    assert "every 400,000 frames the current network plays for 40,000 frames" in at_hour.description
+    assert "every 1,000,000 frames the current network plays for 500,000 frames" in at_paper.description
+    assert (at_paper.published_episodes, at_paper.published_over) == (3, "seeds")
+    assert at_paper.published_by == "Fortunato et al. 2018, column A3C"
