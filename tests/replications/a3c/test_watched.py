@@ -224,9 +224,10 @@ class Game:
             r.kinds["cut"] += done and not over
             r.kinds["life"] += lost and not done
             self.chosen = self.act() if c.algorithm == "one_step_sarsa" and not terminal else None
-        turn = r.update(r.loss(x, actions, rewards, terminal, hidden, self.chosen))
+        turn_loss = r.loss(x, actions, rewards, terminal, hidden, self.chosen)
+        turn = r.update(turn_loss)
         r.count(len(actions))
-        turn["steps"] = len(actions)
+        turn["steps"], turn["loss"] = len(actions), turn_loss.item()
         if done:
             r.episodes.append((r.T, float(step.scores[0]), int(step.lengths[0])))
             self.begin()
@@ -286,6 +287,14 @@ def test_a_whole_training_is_what_the_algorithms_say(case, tmp_path, monkeypatch
         assert float(row["learning_rate"]) == pytest.approx(
             max(watched.config.learning_rate * (1 - step / STEPS), 0), abs=1e-9
         )
+    since = {"loss": 0.0, "steps": 0}  # means per agent step, of the updates since the last row
+    losses = []
+    for turn in reference.turns:
+        since = {name: since[name] + turn[name] for name in since}
+        if "phase" in turn:
+            losses.append(since["loss"] / since["steps"])
+            since = dict.fromkeys(since, 0)
+    assert [float(row["loss"]) for row in curve] == pytest.approx(losses, rel=1e-2, abs=1e-3)
     written = load_file(watched.folder / "model.safetensors")
     for name, tensor in watched.phases[1][1].items():
         assert torch.equal(written[name], tensor), name
