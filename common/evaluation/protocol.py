@@ -323,7 +323,7 @@ def read_run(folder: Path) -> dict:
         ) from None
     except (ValueError, TypeError, KeyError, RecursionError) as problem:
         raise UserError(
-            f"{path} is torn ({problem}); start the training command again, it writes the file anew"
+            f"{path} is damaged ({problem}); start the training command again, it writes the file anew"
         ) from None
 
 

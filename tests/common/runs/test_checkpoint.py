@@ -84,7 +84,7 @@ def test_a_torn_newest_falls_back_to_the_one_before(tmp_path, capsys, damage):
         for file in newest.iterdir():
             file.unlink()
     assert checkpoints.load()[0]["x"].tolist() == [1.0, 1.0, 1.0]
-    assert "step-000000000002 is torn" in capsys.readouterr().out
+    assert "step-000000000002 is damaged" in capsys.readouterr().out
 
 
 def test_torn_ones_do_not_count_as_kept(tmp_path):

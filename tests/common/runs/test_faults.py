@@ -10,6 +10,7 @@ import argparse
 import builtins
 import dataclasses
 import errno
+import hashlib
 import io
 import json
 import os
@@ -28,10 +29,14 @@ import pytest
 from common import papers
 from common.environments.vector import GymEnvs
 from common.errors import run_main
+from common.evaluation import protocol
 from common.evaluation.protocol import evaluate_run
-from common.evaluation.protocol import main as evaluation_main
+from common.learning.layers import MLP
+from common.runs import command_line, provenance
 from common.runs import run as runs
 from common.runs.checkpoint import Checkpoints
+from common.runs.evaluate import main as evaluation_main
+from common.runs.folder import OUTPUTS
 from replications.dqn import train as script
 from tests.training import TINY, command, start, train, wait_for
 
@@ -65,7 +70,7 @@ class Screens(GymEnvs):
         return (obs * 40 + 128).clip(0, 255).astype(np.uint8)
 
 
-class Network(script.MLP):
+class Network(MLP):
     def forward(self, states):
         return super().forward(states.float() / 255)
 
@@ -79,17 +84,24 @@ def no_mirror(monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """The small environment and network, in place of the emulator."""
-    monkeypatch.setattr(
-        script, "make_envs", lambda config, task, num_envs, seed, **_: Screens(num_envs, seed)
-    )
-    monkeypatch.setattr(
-        script, "make_network", lambda c, actions, shape: Network(actions, c.stack * int(np.prod(shape)))
-    )
-    monkeypatch.setattr(
-        runs, "code_fingerprint", lambda *_: "f" * 64
-    )  # slow, and files may be edited meanwhile
-    monkeypatch.setattr(runs, "_git", lambda *_: None)
-    monkeypatch.setattr(runs.Run, "slack", lambda *_: SLACK)
+
+    def make_envs(config, task, num_envs, seed, **_):
+        return Screens(num_envs, seed)
+
+    def make_network(config, envs):
+        return Network(envs.num_actions, config.stack * int(np.prod(envs.obs_shape)))
+
+    def frame_storage(run, envs, capacity):
+        return real(run, envs, capacity) | {"slack": SLACK}
+
+    real = runs.Run.frame_storage
+    for module in (script, protocol):
+        monkeypatch.setattr(module, "make_envs", make_envs)
+    monkeypatch.setattr(script, "make_network", make_network)
+    # slow, and files may be edited meanwhile
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "f" * 64)
+    monkeypatch.setattr(provenance, "_git", lambda *_: None)
+    monkeypatch.setattr(runs.Run, "frame_storage", frame_storage)
     monkeypatch.setattr(runs, "LINE_EVERY", 0)  # a line, and with it the status file, at each step
 
 
@@ -121,9 +133,9 @@ def begin(
     )  # fmt: skip
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "parse", lambda *_: (known, resolved))
+        patch.setattr(command_line, "parse", lambda *_: (known, resolved))
         try:
-            runs.main("dqn", script.Config, script.train)
+            command_line.main("dqn", script.Config, script.train)
             code = 0
         except SystemExit as leaving:
             code = leaving.code
@@ -299,9 +311,9 @@ def crash(results: Path, capsys, monkeypatch, at_step: int = 57) -> None:
 
     real = runs.Run.tick
 
-    def tick(self, at):
-        real(self, at)
-        if at.agent_steps >= at_step:
+    def tick(self, progress):
+        real(self, progress)
+        if progress.agent_steps >= at_step:
             self.checkpoints.wait()
             raise Killed
 
@@ -325,7 +337,7 @@ def prepare(whole, capsys, monkeypatch):
                 crash(made[case], capsys, monkeypatch)
             elif case == "finished":
                 shutil.copytree(whole, made[case], dirs_exist_ok=True, ignore=shutil.ignore_patterns("wandb"))
-                for name in runs.OUTPUTS:
+                for name in OUTPUTS:
                     (of(made[case]) / name).unlink()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(made[case], folder, symlinks=True)
@@ -342,7 +354,7 @@ def fill_the_disk(case, from_then_on, which, tmp_path, whole, prepare, capsys, m
     results = tmp_path / "results"
     options = {"fresh": case == "fresh"}
     if case == "changed":  # other code than that of the run found there: it is put aside
-        monkeypatch.setattr(runs, "code_fingerprint", lambda *_: "0" * 64)
+        monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "0" * 64)
 
     def attempt(disk: Disk) -> Outcome:
         with monkeypatch.context() as patch:
@@ -453,7 +465,7 @@ def test_any_damaged_file_of_a_checkpoint_is_noticed(damage, crashed, whole, pre
         (newest / name).write_bytes(damage((newest / name).read_bytes(), rng))
         outcome = begin(crashed, capsys, monkeypatch)
         assert outcome.code == 0, (name, outcome)
-        assert f"{newest.name} is torn" in outcome.out, (name, outcome)
+        assert f"{newest.name} is damaged" in outcome.out, (name, outcome)
         assert f"resumed at agent step {int(older.name[5:])}" in outcome.out, (name, outcome)
         assert_same(crashed, whole)
     prepare("resume", crashed)
@@ -547,7 +559,7 @@ def test_a_damaged_copy_of_the_results_is_trained_again(damage, whole, tmp_path,
     damage(of(results) / "checkpoint" / "done")
     outcome = begin(results, capsys, monkeypatch)
     assert outcome.code == 0, outcome
-    assert "is torn" in outcome.out
+    assert "is damaged" in outcome.out
     assert_same(results, whole)
     assert begin(results, capsys, monkeypatch).out.startswith("finished already")
 
@@ -588,7 +600,7 @@ def test_a_checkpoint_that_does_not_fit_the_script_is_one_clear_line(crashed, ca
         content = json.dumps(state).encode()
         (folder / "state.json").write_bytes(content)
         manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["sha256"]["state.json"] = runs.hashlib.sha256(content).hexdigest()
+        manifest["sha256"]["state.json"] = hashlib.sha256(content).hexdigest()
         (folder / "manifest.json").write_text(json.dumps(manifest))
     line = begin(crashed, capsys, monkeypatch).one_clear_line()
     assert "loss_sum" in line
@@ -604,7 +616,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, whole, capsys, monkeypatch
     rng = np.random.default_rng(3)
     jumping = types.SimpleNamespace(monotonic=lambda: 1e6 + float(rng.uniform(-1e5, 1e5)), time=lambda: 0.0)
     monkeypatch.setattr(runs, "time", jumping)
-    monkeypatch.setattr(runs, "_now", lambda: "1970-01-01T00:00:00+00:00")
+    monkeypatch.setattr(runs, "now", lambda: "1970-01-01T00:00:00+00:00")
     results = tmp_path / "results"
     results.mkdir()
     crash(results, capsys, monkeypatch)
@@ -625,19 +637,19 @@ def test_a_run_resumed_at_a_long_evaluation_phase_goes_on(crashed, whole, capsys
 
     real = runs.Run.evaluate
 
-    def evaluate(self, policy, at):
-        if not self._parts["at"].evaluations and not resumed:
+    def evaluate(self, policy, progress):
+        if not self.parts["progress"].evaluations and not resumed:
             self.save()
             self.checkpoints.wait()
             raise Killed
-        if at.evaluations:
+        if progress.evaluations:
             raise Killed
-        return real(self, policy, at)
+        return real(self, policy, progress)
 
     results, resumed = crashed.with_name("long"), False
     with monkeypatch.context() as patch:
         patch.setattr(runs.Run, "evaluate", evaluate)
-        patch.setattr(runs.Run, "say_how_long", lambda self: None)
+        patch.setattr(command_line, "say_how_long", lambda run: None)
         with pytest.raises(Killed):
             begin(results, capsys, monkeypatch, settings=long)
         resumed = True
@@ -654,7 +666,7 @@ def test_results_copied_to_another_machine_and_place(crashed, whole, tmp_path, c
     (of(crashed) / "wandb" / "link").symlink_to("/nowhere/run-1")
     elsewhere = shutil.copytree(crashed, tmp_path / "far" / "away", symlinks=True)
     shutil.rmtree(crashed)
-    monkeypatch.setattr(runs, "cpu_name", lambda: "Another CPU")
+    monkeypatch.setattr(provenance, "cpu_name", lambda: "Another CPU")
     outcome = begin(elsewhere, capsys, monkeypatch)
     assert outcome.code == 0, outcome
     assert "resumed at agent step" in outcome.out
@@ -667,7 +679,7 @@ def test_results_copied_to_another_machine_and_place(crashed, whole, tmp_path, c
 def test_results_moved_when_finished(outputs, whole, tmp_path, capsys, monkeypatch):
     results = shutil.copytree(whole, tmp_path / "results", symlinks=True)
     if outputs == "lost":
-        for name in runs.OUTPUTS:
+        for name in OUTPUTS:
             (of(results) / name).unlink()
     moved = Path(shutil.move(results, tmp_path / "moved"))
     outcome = begin(moved, capsys, monkeypatch)

@@ -7,8 +7,7 @@ import pytest
 
 from common.errors import UserError
 from common.papers import check_defaults, load_paper, resolve
-from common.runs import laptop, record
-from common.runs import run as runs
+from common.runs import laptop, provenance, record
 from common.runs.clean import clean
 from common.runs.laptop import Findings
 from replications.double_dqn import overestimation
@@ -34,7 +33,7 @@ def test_a_run_leaves_measures_points_and_provenance(tmp_path, monkeypatch, caps
     folder = run(monkeypatch, tmp_path)
     written = json.loads((folder / "run.json").read_text())
     assert (written["task"], written["seed"], written["settings"]["repetitions"]) == ("overestimation", 1, 5)
-    assert written["provenance"]["code_sha256"] == runs.code_fingerprint("double_dqn", "overestimation")
+    assert written["provenance"]["code_sha256"] == provenance.code_fingerprint("double_dqn", "overestimation")
     assert written["provenance"]["rom_sha256"] is None
     measures = json.loads((folder / "measures.json").read_text())
     assert round(measures["row_3_single"], 2) == 3.35
@@ -46,7 +45,7 @@ def test_a_run_leaves_measures_points_and_provenance(tmp_path, monkeypatch, caps
     assert "finished already" in capsys.readouterr().out
     (folder / "checkpoint" / "done" / "measures.json").write_text("{}")  # torn: done again, to the same bytes
     run(monkeypatch, tmp_path)
-    assert "is torn" in capsys.readouterr().out
+    assert "is damaged" in capsys.readouterr().out
     assert [contents(folder)[name] for name in laptop.OUTPUTS[:2]] == [
         before[name] for name in laptop.OUTPUTS[:2]
     ]
@@ -103,8 +102,8 @@ def test_bad_input(tmp_path, monkeypatch, capsys, words, message):
 
 
 def test_the_fingerprint_is_of_the_tasks_own_script():
-    prints = {runs.code_fingerprint("double_dqn", "overestimation"), runs.code_fingerprint("double_dqn")}
-    assert len(prints | {runs.code_fingerprint("prioritized_dqn", "blind_cliffwalk")}) == 3
+    prints = {provenance.code_fingerprint("double_dqn", "overestimation"), provenance.code_fingerprint("double_dqn")}
+    assert len(prints | {provenance.code_fingerprint("prioritized_dqn", "blind_cliffwalk")}) == 3
 
 
 @pytest.mark.parametrize("paper", ["double_dqn", "prioritized_dqn", "dueling_dqn"])
