@@ -210,7 +210,8 @@ def test_torn_weights_are_one_clear_error(finished, tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("{", "is damaged"), ('{"paper": "dqn"}', "no 'variant'"), (None, "has not finished")]
+    ("content", "words"),
+    [("{", "is damaged"), ('{"paper": "dqn"}', "no 'variant'"), (None, "has not finished")],
 )
 def test_torn_run_json_is_one_clear_error(tmp_path, content, words):
     if content is not None:

@@ -102,7 +102,10 @@ def test_bad_input(tmp_path, monkeypatch, capsys, words, message):
 
 
 def test_the_fingerprint_is_of_the_tasks_own_script():
-    prints = {provenance.code_fingerprint("double_dqn", "overestimation"), provenance.code_fingerprint("double_dqn")}
+    prints = {
+        provenance.code_fingerprint("double_dqn", "overestimation"),
+        provenance.code_fingerprint("double_dqn"),
+    }
     assert len(prints | {provenance.code_fingerprint("prioritized_dqn", "blind_cliffwalk")}) == 3
 
 
