@@ -145,6 +145,20 @@ def test_trainings_are_those_of_train_with_that_many_workers(monkeypatch, tmp_pa
     assert again.measures == found.measures
 
 
+def test_in_a_look_value_based_methods_explore_and_a3c_samples(monkeypatch, tmp_path):
+    looks = {}
+
+    def stopped(config, run):
+        looks[config.algorithm] = config.evaluation_epsilon
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", stopped)
+    for method in speedup.METHODS:
+        with pytest.raises(KeyboardInterrupt):
+            time_to_reference(FIRST, method, "cartpole", 1, 1, tmp_path)
+    assert looks == {"one_step_q": 0.05, "one_step_sarsa": 0.05, "n_step_q": 0.05, "a3c": 0.0}
+
+
 def test_a_score_that_is_never_reached_is_no_time(tmp_path):
     assert time_to_reference(NEVER, "a3c", "cartpole", 1, 1, tmp_path) is None
     record = json.loads(next(tmp_path.glob("a3c_1/a3c/cartpole/*/seed1/run.json")).read_text())

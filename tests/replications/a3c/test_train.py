@@ -163,6 +163,21 @@ def test_parameter_counts_and_shapes():
     assert torch.allclose(values, network.value(y)[:, 0], atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, {"network": "mnih2015", "lstm": True}, {"algorithm": "n_step_q"}])
+def test_the_faster_layers_give_the_same_numbers(changes):
+    config = dataclasses.replace(PAPER, **changes)
+    torch.manual_seed(0)
+    fast, plain = make_network(config, spaces(6, (84, 84))), Network(config, 6, (84, 84))
+    plain.load_state_dict(fast.state_dict())
+    states = torch.randint(0, 256, (9, 4, 84, 84), dtype=torch.uint8)
+    hidden = None if fast.lstm is None else torch.randn(2, 1, 256)
+    for one, other in zip(
+        fast(states, hidden, sequence=True), plain(states, hidden, sequence=True), strict=True
+    ):
+        if other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_initial_weights_are_uniform_within_one_over_root_fan_in():
     torch.manual_seed(0)
     network = Network(dataclasses.replace(PAPER, lstm=True), 6, (84, 84))
