@@ -9,13 +9,19 @@ from torch import nn
 from common.evaluation.protocol import Policy
 
 
-def greedy(q: nn.Module) -> Policy:
-    """argmax_a Q(s, a) of states (N, stack, *obs_shape) -> (N,) int64; the evaluation protocol adds its epsilon."""
+def greedy(q: nn.Module, estimates: list[float] | None = None) -> Policy:
+    """argmax_a Q(s, a) of states (N, stack, *obs_shape) -> (N,) int64; the evaluation protocol adds its epsilon.
+
+    estimates: is given max_a Q(s, a) of each state.
+    """
     device = next(q.parameters()).device
 
     @torch.no_grad()
     def policy(states: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
-        return q(torch.from_numpy(states).to(device)).argmax(dim=1).cpu().numpy()
+        values = q(torch.from_numpy(states).to(device)).cpu().numpy()
+        if estimates is not None:
+            estimates.extend(values.max(axis=1).tolist())
+        return values.argmax(axis=1)
 
     return policy
 

@@ -100,11 +100,12 @@ class WideLinear(nn.Linear):
         return wide_linear(x, self.weight, self.bias)
 
 
-def fast_layers(network: nn.Module) -> nn.Module:
+def fast_layers(network: nn.Module, entrance: nn.Module | None = None) -> nn.Module:
     """The network with equal, faster layers in the place of PyTorch's; names, weights and the results (up to rounding) stay.
 
     For networks of screens, (B, stack, rows, columns) uint8, whose forward pass begins with a division of the bytes. The first
     convolution becomes `ByteConv2d`, linear layers of thousands of inputs `WideLinear`, and the memory format channels_last.
+    entrance: the part that is given the bytes; None: the network itself.
     """
     convolutions = [layer for layer in network.modules() if type(layer) is nn.Conv2d]
     if not convolutions:
@@ -113,7 +114,7 @@ def fast_layers(network: nn.Module) -> nn.Module:
     for layer in network.modules():
         if type(layer) is nn.Linear and layer.in_features >= LEAST_INPUTS:
             layer.__class__ = WideLinear
-    network.register_forward_pre_hook(lambda _, inputs: (Pixels(inputs[0]), *inputs[1:]))
+    (entrance or network).register_forward_pre_hook(lambda _, inputs: (Pixels(inputs[0]), *inputs[1:]))
     return network.to(memory_format=torch.channels_last)
 
 

@@ -176,15 +176,17 @@ class Run:
 
     def evaluation_phase(
         self, progress: Progress, policy: Policy, network: torch.nn.Module, best: torch.nn.Module | None,
-        loss_sum: torch.Tensor, **columns: float,
+        loss_sum: torch.Tensor, **columns: float | list[float],
     ) -> None:  # fmt: skip
         """A frozen policy plays games of its own; a row of the curve; the best network so far is kept in `best`.
 
-        loss_sum: of the updates since the last phase, a scalar; set to zero. columns: further ones of the curve.
+        loss_sum: of the updates since the last phase, a scalar; set to zero. columns: further ones of the curve; of a
+        list that the policy fills, the mean.
         """
         scores = self.evaluate(policy, progress)
         if best is not None:
             progress.keep_best(scores, network, best)
+        columns = {k: float(np.mean(v)) if isinstance(v, list) else v for k, v in columns.items()}
         updates = max(progress.updates - progress.updates_logged, 1)
         self.log_phase(progress, scores, loss=float(loss_sum) / updates, **columns)
         loss_sum.zero_()

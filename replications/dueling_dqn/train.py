@@ -21,15 +21,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.environments.atari import AtariEnvs
-from common.environments.vector import GymEnvs, ReplayableEnvs
-from common.evaluation.protocol import Policy, load_weights
+from common.environments.make import make_envs
+from common.evaluation.policies import greedy, mean_max_q
+from common.evaluation.protocol import Policy
 from common.learning.batch import Batch
-from common.learning.layers import ByteConv2d, CudaGraphed, WideLinear, flatten_parameters, times_due
+from common.learning.fast import on_batches, overlapped
+from common.learning.layers import fast_layers, flatten_parameters
 from common.learning.priorities import Priorities
 from common.learning.replay import Replay
-from common.papers import Task
 from common.runs.command_line import main
+from common.runs.progress import Progress
 from common.runs.run import Run
 
 # --- constants ---
@@ -96,7 +97,7 @@ CURVE: tuple[str, ...] = (
 
 
 def stream(features: int, hidden_units: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(WideLinear(features, hidden_units), nn.ReLU(), nn.Linear(hidden_units, outputs))
+    return nn.Sequential(nn.Linear(features, hidden_units), nn.ReLU(), nn.Linear(hidden_units, outputs))
 
 
 def combine(values: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
@@ -137,17 +138,16 @@ class NatureNetwork(nn.Module):
     def __init__(self, head: nn.Module, stack: int = 4):
         super().__init__()
         self.layers = nn.Sequential(
-            ByteConv2d(stack, 32, 8, stride=4), nn.ReLU(),
+            nn.Conv2d(stack, 32, 8, stride=4), nn.ReLU(),
             nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
             nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
             nn.Flatten(),
             head,
         )  # fmt: skip
-        self.to(memory_format=torch.channels_last)  # the same numbers up to rounding, faster
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """states: (B, stack, 84, 84) uint8 -> action values (B, num_actions) float32."""
-        return self.layers(states)
+        return self.layers(states / 255)
 
 
 class MLP(nn.Module):
@@ -161,10 +161,13 @@ class MLP(nn.Module):
         return self.layers(states)
 
 
-def make_network(config: Config, num_actions: int, obs_shape: tuple[int, ...]) -> nn.Module:
+def make_network(config: Config, envs) -> nn.Module:
+    """The network for these environments' observations and actions."""
     if config.network == "mlp":
-        return MLP(make_head(config, 128, num_actions), config.stack * int(np.prod(obs_shape)))
-    return NatureNetwork(make_head(config, 3136, num_actions), config.stack)
+        return MLP(make_head(config, 128, envs.num_actions), config.stack * int(np.prod(envs.obs_shape)))
+    return fast_layers(
+        NatureNetwork(make_head(config, 3136, envs.num_actions), config.stack)
+    )  # the same network, computed faster
 
 
 # --- learning rule ---
@@ -271,30 +274,6 @@ def update(
 # --- training: Algorithm 1 of DQN ---
 
 
-@dataclass
-class Progress:
-    """All that is counted; part of every checkpoint."""
-
-    agent_steps: int = 0
-    updates: int = 0
-    episodes: int = 0
-    target_copies: int = 0
-    updates_logged: int = 0  # updates at the last evaluation phase
-    evaluations: int = 0
-    evaluation_due: bool = False
-    best_score: float | None = None
-    best_agent_step: int = 0
-
-
-def make_envs(config: Config, task: Task, num_envs: int, seed: int, **options) -> ReplayableEnvs:
-    if task.kind == "gym":
-        return GymEnvs(task.env_id, num_envs, seed)
-    return AtariEnvs(
-        task.game, num_envs, seed=seed, frame_skip=config.frame_skip, noop_max=config.noop_max,
-        preprocessing=config.preprocessing, **options,
-    )  # fmt: skip
-
-
 @torch.no_grad()
 def act(
     q: nn.Module, states: torch.Tensor, epsilon: float, rng: np.random.Generator, num_actions: int
@@ -324,117 +303,88 @@ def train(config: Config, run: Run) -> None:
     envs = make_envs(c, run.task, c.num_envs, run.seed)
     # Initialise replay memory D, action-value function Q and target action-value function Q^ = Q
     replay = Replay(
-        c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack, device=run.device,
-        slack=run.slack(c.replay_capacity, c.num_envs), folder=run.folder_for_frames(envs),
+        c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack,
+        **run.frame_storage(envs, c.replay_capacity),
     )  # fmt: skip
     priorities = Priorities(replay, "rank", exponent=c.priority_exponent) if c.prioritized else None
-    q, target, best = (make_network(c, envs.num_actions, envs.obs_shape).to(run.device) for _ in range(3))
+    q, target, best = (make_network(c, envs).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
     held_out = torch.zeros(
         (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
     )
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
-    at = Progress()
+    progress = Progress()
     resumed = run.resume(
-        at=at, rng=rng, envs=envs, replay=replay, q=q, target=target, best=best, optimiser=optimiser,
+        progress, rng=rng, envs=envs, replay=replay, q=q, target=target, best=best, optimiser=optimiser,
         held_out=held_out, loss_sum=loss_sum, **({"priorities": priorities} if c.prioritized else {}),
     )  # fmt: skip
     if not resumed:
         replay.begin_episodes(envs.reset())
-    gradient_step = CudaGraphed(
-        lambda flat_indices, weights: update(q, target, optimiser, replay.gather(flat_indices), weights, c),
-        on=c.cuda_graph and replay.on_device is not None,
+    gradient_step = on_batches(
+        lambda batch, weights: update(q, target, optimiser, batch, weights, c), replay, c.cuda_graph
     )
 
-    def learn(before: int) -> None:
-        """What is due by this agent step and was not before: updates, and copies of the network."""
-        if at.agent_steps <= c.replay_start:
+    def learn() -> None:
+        if progress.agent_steps <= c.replay_start:
             return
-        for _ in range(times_due(c.update_period, before, at.agent_steps)):
+        for _ in range(progress.times_due(c.update_period)):
             # Sample a minibatch from D; gradient step on (y - Q(s, a; theta))^2, the error and the gradient's norm clipped
-            indices, weights = draw(replay, priorities, rng, at.agent_steps, c)
-            loss, errors = gradient_step(replay.flat_indices(indices), weights)
+            indices, weights = draw(replay, priorities, rng, progress.agent_steps, c)
+            loss, errors = gradient_step(indices, weights)
             if priorities is not None:
                 priorities.update(indices, errors.abs().cpu().numpy())
             loss_sum.add_(loss)
-            at.updates += 1
-        run.check_finite(loss_sum, at)
+            progress.updates += 1
+        run.check_finite(loss_sum, progress)
         # Every C steps reset Q^ = Q
-        if times_due(c.target_period, before, at.agent_steps):
+        if progress.times_due(c.target_period):
             target.load_state_dict(q.state_dict())
-            at.target_copies += 1
+            progress.target_copies += 1
 
-    while True:
-        if at.evaluation_due:  # a frozen network plays games of its own; the best network so far is kept
-            estimates: list[float] = []
-            scores = run.evaluate(greedy(q, run.device, estimates), at)
-            if len(scores) and (at.best_score is None or scores.mean() > at.best_score):
-                at.best_score, at.best_agent_step = float(scores.mean()), at.agent_steps
-                best.load_state_dict(q.state_dict())
-            run.log_phase(
-                at, scores, epsilon=exploration(at.agent_steps, c), learning_rate=c.learning_rate,
-                mean_max_q=mean_max_q(q, held_out), loss=float(loss_sum) / max(at.updates - at.updates_logged, 1),
-                value_estimate=float(np.mean(estimates)),
-            )  # fmt: skip
-            loss_sum.zero_()
-            at.updates_logged, at.evaluations, at.evaluation_due = at.updates, at.evaluations + 1, False
-        run.tick(at)
-        if at.agent_steps >= c.training_steps or run.reached(at):
-            break
+    if c.learn_while_stepping:  # variant `fast`
+        envs, learn = overlapped(envs, learn)
 
+    for _ in run.steps(progress):
         # With probability epsilon select a random action a_t, otherwise a_t = argmax_a Q(s_t, a)
-        actions = act(q, replay.current(), exploration(at.agent_steps, c), rng, envs.num_actions)
+        epsilon = exploration(progress.agent_steps, c)
+        actions = act(q, replay.current(), epsilon, rng, envs.num_actions)
         # Execute a_t; observe reward r_t and the next image; store the transition in D
-        before, at.agent_steps = at.agent_steps, at.agent_steps + c.num_envs
-        envs.send(actions)
-        if c.learn_while_stepping:
-            learn(before)
-        step = envs.recv()
+        progress.advance(c.num_envs)
+        step = envs.step(actions)
         terminals = step.game_over | (step.life_lost & c.life_loss_terminal)
         replay.add(actions, step.rewards.clip(-c.reward_clip, c.reward_clip), terminals, step.obs)
         if step.done.any():
-            at.episodes += run.log_episodes(at, step)
+            run.log_episodes(progress, step)
             replay.begin_episodes(envs.reset_where(step.done), step.done)
-
-        if before < c.replay_start <= at.agent_steps:
+        if progress.passed(c.replay_start):
             held_out.copy_(replay.sample(rng, c.held_out_states).states)
-        if not c.learn_while_stepping:
-            learn(before)
-        at.evaluation_due = times_due(c.evaluation_period, before, at.agent_steps) > 0
 
-    run.finish(at, best if at.best_score is not None else q, replay)
+        learn()
 
+        if progress.times_due(c.evaluation_period):
+            estimates: list[float] = []
+            run.evaluation_phase(
+                progress,
+                greedy(q, estimates),
+                q,
+                best,
+                loss_sum,
+                epsilon=exploration(progress.agent_steps, c),
+                learning_rate=c.learning_rate,
+                mean_max_q=mean_max_q(q, held_out),
+                value_estimate=estimates,
+            )
 
-@torch.no_grad()
-def mean_max_q(q: nn.Module, states: torch.Tensor) -> float:
-    """The mean over held-out states of max_a Q(s, a)."""
-    return float(torch.cat([q(part).amax(dim=1) for part in states.split(100)]).mean())
+    run.finish(progress, best if progress.best_score is not None else q, replay)
 
 
 # --- evaluation and command line ---
 
 
-def greedy(q: nn.Module, device: torch.device, estimates: list[float] | None = None) -> Policy:
-    """argmax_a Q(s, a); the evaluation protocol adds its epsilon. `estimates` is given max_a Q(s, a) of each state."""
-
-    @torch.no_grad()
-    def policy(states: np.ndarray, rngs: list[np.random.Generator]) -> np.ndarray:
-        values = q(torch.from_numpy(states).to(device)).cpu().numpy()
-        if estimates is not None:
-            estimates.extend(values.max(axis=1).tolist())
-        return values.argmax(axis=1)
-
-    return policy
-
-
-def load_policy(
-    config: Config, num_actions: int, obs_shape: tuple[int, ...], weights: dict, device: torch.device
-) -> Policy:
-    """The policy of trained weights (tensors by parameter name); raises ValueError when they do not fit the network."""
-    q = make_network(config, num_actions, obs_shape).to(device)
-    load_weights(q, weights)
-    return greedy(q, device)
+def make_policy(q: nn.Module, config: Config) -> Policy:
+    """What is evaluated: argmax_a Q(s, a). The protocol adds its epsilon."""
+    return greedy(q)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from replications.double_dqn.train import (
     q_targets,
     update,
 )
-from tests.training import TINY, on_numbers, train, train_in_two
+from tests.training import TINY, on_numbers, spaces, train, train_in_two
 
 PAPER = Config()
 TUNED = Config(**resolve("double_dqn", "tuned", "pong", "paper").settings)
@@ -77,14 +77,14 @@ def parameters(q: torch.nn.Module) -> int:
 
 
 def test_parameter_counts():
-    assert parameters(make_network(PAPER, 4, (84, 84))) == 1_686_180
-    assert parameters(make_network(TUNED, 4, (84, 84))) == 1_686_177
+    assert parameters(make_network(PAPER, spaces(4, (84, 84)))) == 1_686_180
+    assert parameters(make_network(TUNED, spaces(4, (84, 84)))) == 1_686_177
 
 
 def test_a_shared_bias_moves_all_values_alike():
     """Only the last layer's; its gradient is the sum of those of the values."""
     torch.manual_seed(0)
-    q = make_network(TUNED, 4, (84, 84))
+    q = make_network(TUNED, spaces(4, (84, 84)))
     assert [tuple(layer.bias.shape) for layer in q.layers if hasattr(layer, "bias")] == [
         (32,),
         (64,),
@@ -103,7 +103,9 @@ def test_a_shared_bias_moves_all_values_alike():
 
 def test_weights_of_the_other_version_are_refused():
     with pytest.raises(ValueError, match=r"layers\.9\.bias"):
-        load_policy(PAPER, 4, (84, 84), make_network(TUNED, 4, (84, 84)).state_dict(), torch.device("cpu"))
+        load_policy(
+            PAPER, 4, (84, 84), make_network(TUNED, spaces(4, (84, 84))).state_dict(), torch.device("cpu")
+        )
 
 
 ONLINE, TARGET = torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([[10.0, 5.0, 7.0]])
@@ -195,8 +197,8 @@ def test_update_against_float64_numpy():
 def test_update_of_the_tuned_network_against_float64_autograd():
     """The fast float32 path (flat vector, channels last, bytes in) against a plain float64 module and textbook RMSProp."""
     torch.manual_seed(2)
-    q, target = make_network(TUNED, 4, (84, 84)), make_network(TUNED, 4, (84, 84))
-    slow, slow_target = (make_network(TUNED, 4, (84, 84)).double() for _ in range(2))
+    q, target = make_network(TUNED, spaces(4, (84, 84))), make_network(TUNED, spaces(4, (84, 84)))
+    slow, slow_target = (make_network(TUNED, spaces(4, (84, 84))).double() for _ in range(2))
     slow.load_state_dict(q.state_dict())
     slow_target.load_state_dict(target.state_dict())
     optimiser = RMSProp(q, TUNED)

@@ -24,7 +24,7 @@ from replications.dqn.train import (
     q_targets,
     update,
 )
-from tests.training import on_numbers
+from tests.training import on_numbers, spaces
 
 PAPER = Config()
 
@@ -208,7 +208,7 @@ def test_exploration_is_uniform_and_greedy_is_argmax():
 
 
 def test_weights_of_another_network_are_refused():
-    q = make_network(PAPER, 6, (84, 84))
+    q = make_network(PAPER, spaces(6, (84, 84)))
     with pytest.raises(ValueError, match=r"layers\.9"):
         load_policy(PAPER, 4, (84, 84), q.state_dict(), torch.device("cpu"))
 

@@ -29,7 +29,7 @@ from replications.dqn_2013.train import (
     q_targets,
     update,
 )
-from tests.training import on_numbers, open_run, train
+from tests.training import on_numbers, open_run, spaces, train
 
 PAPER = Config()
 TINY = {
@@ -70,7 +70,7 @@ def test_network_shapes_and_parameter_count():
         sizes.append(tuple(y.shape[1:]))
     assert sizes == [(16, 20, 20)] * 2 + [(32, 9, 9)] * 2 + [(2592,)] + [(256,)] * 2 + [(4,)]
     assert torch.allclose(q(x), y, atol=1e-5)
-    assert type(make_network(PAPER, 4, (84, 84))) is Network2013
+    assert type(make_network(PAPER, spaces(4, (84, 84)))) is Network2013
 
 
 def test_the_error_is_not_clipped_and_the_gradient_is_the_mean():

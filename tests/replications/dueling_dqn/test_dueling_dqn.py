@@ -29,7 +29,7 @@ from replications.dueling_dqn.train import (
     q_targets,
     update,
 )
-from tests.training import TINY, on_numbers, train, train_in_two
+from tests.training import TINY, on_numbers, spaces, train, train_in_two
 
 PAPER = Config()
 SINGLE, PRIORITIZED = (
@@ -78,9 +78,9 @@ def parameters(q: torch.nn.Module) -> int:
 
 def test_parameter_counts():
     """The control has about as many: within a tenth of a percent, with the one bias of the tuned Double DQN."""
-    assert parameters(make_network(PAPER, 4, SCREENS)) == 3_292_837
-    assert parameters(make_network(SINGLE, 4, SCREENS)) == 77_984 + 3136 * 1024 + 1024 + 1024 * 4 + 1
-    torso = make_network(PAPER, 4, SCREENS).layers[:-1]
+    assert parameters(make_network(PAPER, spaces(4, SCREENS))) == 3_292_837
+    assert parameters(make_network(SINGLE, spaces(4, SCREENS))) == 77_984 + 3136 * 1024 + 1024 + 1024 * 4 + 1
+    torso = make_network(PAPER, spaces(4, SCREENS)).layers[:-1]
     assert parameters(torso) == 77_984
 
 
@@ -94,7 +94,7 @@ def test_streams_are_combined_by_equation_9():
 
 def test_the_network_is_the_torso_and_both_streams():
     torch.manual_seed(0)
-    q = make_network(PAPER, 4, SCREENS)
+    q = make_network(PAPER, spaces(4, SCREENS))
     states = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
     features = on_numbers(q.layers[:-1])(states.float() / 255)
     assert features.shape == (3, 3136)
@@ -122,7 +122,7 @@ def test_the_gradient_into_the_features_is_rescaled_once():
 
 def test_every_convolution_sees_the_rescaled_gradient():
     torch.manual_seed(1)
-    q = make_network(PAPER, 4, SCREENS)
+    q = make_network(PAPER, spaces(4, SCREENS))
     states = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8)
     for _ in range(2):  # a hook that stayed would rescale again
         q.zero_grad()
@@ -139,7 +139,7 @@ def test_every_convolution_sees_the_rescaled_gradient():
 
 def test_one_stream_is_not_rescaled_and_shares_its_bias():
     torch.manual_seed(0)
-    q = make_network(Config(network="mlp", stack=1, dueling=False, hidden_units=16), 3, (5,))
+    q = make_network(Config(network="mlp", stack=1, dueling=False, hidden_units=16), spaces(3, (5,)))
     states = torch.randn(4, 1, 5)
     q(states)[:, 1].sum().backward()
     mine = q.layers[1].weight.grad.clone()
@@ -153,7 +153,9 @@ def test_one_stream_is_not_rescaled_and_shares_its_bias():
 
 def test_weights_of_the_other_network_are_refused():
     with pytest.raises(ValueError, match=r"layers\.7\."):
-        load_policy(PAPER, 4, SCREENS, make_network(SINGLE, 4, SCREENS).state_dict(), torch.device("cpu"))
+        load_policy(
+            PAPER, 4, SCREENS, make_network(SINGLE, spaces(4, SCREENS)).state_dict(), torch.device("cpu")
+        )
 
 
 # --- learning rule ---
@@ -237,7 +239,7 @@ def test_update_against_float64_numpy(largest):
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
     config = Config(network="mlp", stack=1, hidden_units=16, gradient_clip=largest)
-    q, target = (make_network(config, 3, (5,)) for _ in range(2))
+    q, target = (make_network(config, spaces(3, (5,))) for _ in range(2))
     names = [
         "layers.1",
         "layers.3.values.0",

@@ -27,7 +27,7 @@ from replications.prioritized_dqn.train import (
     q_loss,
     update,
 )
-from tests.training import TINY, train, train_in_two
+from tests.training import TINY, spaces, train, train_in_two
 
 PAPER = Config()
 RANK = Config(**resolve("prioritized_dqn", "rank", "pong", "paper").settings)
@@ -109,7 +109,7 @@ def test_update_against_float64_numpy():
     config = Config(network="mlp", stack=1)
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
-    q, target = (make_network(config, 3, (5,)) for _ in range(2))
+    q, target = (make_network(config, spaces(3, (5,))) for _ in range(2))
     numpy_of = lambda net: [p.detach().double().numpy().copy() for p in net.parameters()]  # noqa: E731
     mine, frozen = numpy_of(q), numpy_of(target)
     moments = [[np.zeros_like(a), np.zeros_like(a)] for a in mine]
