@@ -400,8 +400,28 @@ def _memory(run: Run) -> str:
     return f"{memory:,} MB" if memory else DASH
 
 
+def check_weights(target: Target, runs: Sequence[Run]) -> dict | None:
+    """What can be measured again from recorded weights, where the paper's folder says how (`measures.check_again`)."""
+    run = next((r for r in _finished(runs) if (r.folder / "model.safetensors").exists()), None)
+    if run is None or not (target.paper.folder / "measures.py").exists():
+        return None
+    name = f"replications.{target.paper.name}"
+    measures, script = (importlib.import_module(f"{name}.{m}") for m in ("measures", target.task.script))
+    started = time.monotonic()
+    try:
+        found = measures.check_again(script.Config(**run.run["settings"]), run.seed, run.folder)
+    except (TypeError, RuntimeError) as error:
+        sentence = f"The recorded settings or weights are not those of today's script ({error})."
+        return {"ok": False, "sentence": sentence}
+    if not found:
+        return None
+    return compared(run, found, f"seed {run.seed} was measured again from its weights", started)
+
+
 def check_again(target: Target, runs: Sequence[Run]) -> dict:
     """The quickest recorded seed, run again here and compared with what is recorded."""
+    if (found := check_weights(target, runs)) is not None:
+        return found
     run = min(_finished(runs), key=lambda r: r.run["cost"]["seconds"])
     took = run.run["cost"]["seconds"]
     if took > CHECK_SECONDS:
@@ -412,20 +432,26 @@ def check_again(target: Target, runs: Sequence[Run]) -> dict:
     except TypeError as error:
         return {"ok": False, "sentence": f"The recorded settings are not those of today's script ({error})."}
     started = time.monotonic()
-    found = script.experiment(config, run.seed).measures
-    head = (
-        f"Checked while rendering: seed {run.seed} was run again ({duration(time.monotonic() - started)}). "
+    return compared(
+        run,
+        script.experiment(config, run.seed).measures,
+        f"seed {run.seed} was run again",
+        started,
+        whole=True,
     )
-    off = [name for name in run.measures if found.get(name) != run.measures[name]]
+
+
+def compared(run: Run, found: dict[str, float], what: str, started: float, whole: bool = False) -> dict:
+    """whole: every recorded measure must be in `found`."""
+    head = f"Checked while rendering: {what} ({duration(time.monotonic() - started)}). "
+    names = list(run.measures) if whole else list(found)
+    off = [name for name in names if found.get(name) != run.measures[name]]
     if not off:
-        return {
-            "ok": True,
-            "sentence": f"{head}All {len(run.measures)} measures came out exactly as recorded.",
-        }
+        return {"ok": True, "sentence": f"{head}All {len(names)} measures came out exactly as recorded."}
     worst = max(abs(found.get(n, math.inf) - run.measures[n]) / max(abs(run.measures[n]), 1e-12) for n in off)
     return {
         "ok": False,
-        "sentence": f"{head}{len(off)} of {len(run.measures)} measures differ from the recorded ones, by "
+        "sentence": f"{head}{len(off)} of {len(names)} measures differ from the recorded ones, by "
         f"{number(worst)} of their value at most; floating-point arithmetic differs between kinds of machines.",
     }
 

@@ -7,20 +7,23 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file as load_weights
 from safetensors.torch import save as save_tensors
 from torch import nn
 
 from common.runs.laptop import Findings
 from common.say import say
-from replications.alphago_zero.games import Game, sgf, winner
+from replications.alphago_zero.games import Game, make_game, sgf, winner
 from replications.alphago_zero.opponents import MCTS, GnuGo, contest, elo, gnu_go, tournament
-from replications.alphago_zero.plumbing import Log
-from replications.alphago_zero.train import Config, Player, search
+from replications.alphago_zero.plumbing import Log, for_search
+from replications.alphago_zero.train import Config, Network, Player, search
 from replications.alphago_zero.trees import Trees
 
+MEASURED = 1_000  # of the seed of all that is measured
 CHUNK = 256  # positions that are searched side by side
 MOST_LINES = 20_000  # of a walk; a player who lets it grow beyond has not solved the game
 MCTS_SIMULATIONS, GNU_GO_LEVEL = 10_000, 10
@@ -64,7 +67,7 @@ class Trained:
 
 
 def measure(config: Config, game: Game, best: nn.Module, log: Log, seed: int) -> Findings:
-    trained = Trained(config, game, best, log, np.random.default_rng([seed, 1_000]))
+    trained = Trained(config, game, best, log, np.random.default_rng([seed, MEASURED]))
     rows, undecided, table, games = log.rows, {}, {}, []
     measures = {
         name: rows[name][-1] for name in ("games", "black_share", "first_move_center", "empty_board", "loss")
@@ -75,20 +78,7 @@ def measure(config: Config, game: Game, best: nn.Module, log: Log, seed: int) ->
         for x, y in zip(rows["games"], rows[name], strict=True)
         if name != "gate" or y >= 0  # -1: no gate
     ]
-    if config.game == "tic_tac_toe":
-        say("every state of tic-tac-toe that is not lost")
-        lines, values = not_lost()
-        for name, simulations in (("mistakes", config.test_simulations), ("mistakes_no_search", 1)):
-            actions = trained.answers(lines, simulations)
-            measures[name] = float(
-                sum(values[(*line, a)] < 0 for line, a in zip(lines, actions, strict=True))
-            )
-        measures["mistakes_without_less_with"] = measures["mistakes_no_search"] - measures["mistakes"]
-    elif config.board <= 3:
-        say("every reply of White")
-        for name, simulations in (("search", config.test_simulations), ("no_search", 1)):
-            ends, won, _ = walk(trained, simulations)
-            measures |= {f"lines_{name}": float(ends), f"not_won_{name}": float(ends - won)}
+    measures |= solved(trained)
     if config.test_games:
         say("the tournament of checkpoints")
         earlier = list(trained.earlier())
@@ -119,6 +109,32 @@ def measure(config: Config, game: Game, best: nn.Module, log: Log, seed: int) ->
 
 
 # --- against the exact solution ---
+
+
+def solved(trained: Trained) -> dict[str, float]:
+    """What can be said of the player exactly: in tic-tac-toe and on 3x3, where every state is known."""
+    config, found = trained.config, {}
+    if config.game == "tic_tac_toe":
+        say("every state of tic-tac-toe that is not lost")
+        lines, values = not_lost()
+        for name, simulations in (("mistakes", config.test_simulations), ("mistakes_no_search", 1)):
+            moves = zip(lines, trained.answers(lines, simulations), strict=True)
+            found[name] = float(sum(values[(*line, action)] < 0 for line, action in moves))
+        found["mistakes_without_less_with"] = found["mistakes_no_search"] - found["mistakes"]
+    elif config.board <= 3:
+        say("every reply of White")
+        for name, simulations in (("search", config.test_simulations), ("no_search", 1)):
+            ends, won, _ = walk(trained, simulations)
+            found |= {f"lines_{name}": float(ends), f"not_won_{name}": float(ends - won)}
+    return found
+
+
+def check_again(config: Config, seed: int, folder: Path) -> dict[str, float]:
+    """The exact measures, taken again from the weights that a run left in `folder`; none for a game that is not solved."""
+    game = make_game(config)
+    best = for_search(Network(config, game))
+    best.load_state_dict(load_weights(folder / "model.safetensors"))
+    return solved(Trained(config, game, best, None, np.random.default_rng([seed, MEASURED])))
 
 
 def not_lost() -> tuple[list[tuple[int, ...]], dict[tuple[int, ...], int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from common.errors import UserError
 from replications.alphago_zero import measures, opponents, plumbing, train
@@ -26,7 +27,6 @@ class Stopped(Exception):
 
 
 def trained(kept, **changes):
-    torch.set_num_threads(1)
     _, best, log = train.train(train.Config(**(TINY | GO | changes)), 1, kept)
     state = log.state_dict()
     weights = torch.cat([p.flatten() for p in best.parameters()])
@@ -98,6 +98,19 @@ def test_measures_points_and_games_of_a_run(monkeypatch):
         assert "(;GM[1]" in game["sgf"]
     first = board["games"][0]
     assert sum(first["visits"][0]) == config.test_simulations - 1
+
+
+def test_the_exact_measures_come_out_again_from_the_weights_that_were_left(tmp_path):
+    config = train.Config(**(TINY | {"simulations": 4, "test_simulations": 6}))
+    found = measure(config, *train.train(config, 3), 3)
+    (tmp_path / "model.safetensors").write_bytes(found.files["model.safetensors"])
+    again = measures.check_again(config, 3, tmp_path)
+    assert {"mistakes", "mistakes_no_search", "mistakes_without_less_with"} == set(again)
+    assert again["mistakes"] > 0  # hardly anything was learned
+    assert {name: found.measures[name] for name in again} == again
+    other = plumbing.for_search(train.Network(config, train.make_game(config)))
+    save_file(other.state_dict(), tmp_path / "model.safetensors")
+    assert measures.check_again(config, 3, tmp_path) != again
 
 
 def test_a_walk_meets_every_reply_of_white():
