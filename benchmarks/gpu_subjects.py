@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 
 from benchmarks.learning import TASK
 from benchmarks.process import Finished, serve
-from benchmarks.soak import fill
+from benchmarks.ring import fill
 from common import papers
-from common.learning.layers import CudaGraphed
+from common.learning.fast import CudaGraphed
 from common.learning.replay import Replay
-from common.runs import run as runs
+from common.runs.command_line import prepare
+from common.runs.run import Run
 
 WAITS = "called a synchronizing CUDA operation"  # how PyTorch's sync debug mode begins its warning
 PONG_SCORE = 18.0
@@ -36,6 +38,9 @@ def waits(function: Callable[[], None]) -> int:
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return sum(WAITS in str(warning.message) for warning in caught)
+
+
+SPACES = SimpleNamespace(num_actions=6, obs_shape=(84, 84), action_shape=())
 
 
 class Updates:
@@ -56,9 +61,7 @@ class Updates:
         }
 
     def _step(self, graph: bool) -> CudaGraphed:
-        q, target = (
-            self.script.make_network(self.config, 6, (84, 84)).to(self.replay.device) for _ in range(2)
-        )
+        q, target = (self.script.make_network(self.config, SPACES).to(self.replay.device) for _ in range(2))
         optimiser = self.script.RMSProp(q, self.config)
         return CudaGraphed(
             lambda flat_indices: self.script.update(
@@ -98,14 +101,14 @@ class Updates:
 
 def update_worker(connection: Connection, options: dict[str, Any]) -> None:
     """Answers ("seconds", "eager" or "graph", n) and ("host_waits", n). options: threads, device, capacity, warm_up (updates)."""
-    runs.prepare(1, options["threads"])
+    prepare(1, options["threads"])
     updates = Updates(options["device"], options["capacity"])
     for kind in updates.steps:
         updates.train(kind, options["warm_up"])
     serve(connection, {"seconds": updates.seconds, "host_waits": updates.host_waits})
 
 
-class RunToScore(runs.Run):
+class RunToScore(Run):
     """A run that ends with the first evaluation phase whose mean is at `score`, and knows how long it trained until then."""
 
     score = PONG_SCORE
@@ -135,7 +138,7 @@ def to_score(
     """
     resolved = papers.resolve("dqn", "fast", TASK, "hour", overrides)
     script = importlib.import_module("replications.dqn.train")
-    run = RunToScore(resolved, 1, device=device, threads=runs.prepare(1, threads), results=folder)
+    run = RunToScore(resolved, 1, device=device, threads=prepare(1, threads), results=folder)
     run.score = score
     run.open()
     try:

@@ -8,7 +8,7 @@ import statistics
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ import torch
 
 from benchmarks.process import Gate, serve
 from common import papers
+from common.environments.make import make_envs
 from common.evaluation.protocol import play_steps
 from common.learning.replay import Replay
 from common.runs import command_line
-from common.runs import run as runs
 from common.runs.estimate import Probe
+from common.runs.run import Run
 
 TASK = "pong"
 NEVER = 10**9  # agent steps
@@ -36,7 +37,7 @@ def warm_up(num_envs: int) -> int:
 WARM_UP = warm_up(1)
 
 
-class PausingRun(runs.Run):
+class PausingRun(Run):
     """A run whose loop stops at a gate after each slice."""
 
     gate: Gate | None = None
@@ -54,7 +55,7 @@ def open_run(
     folder: Path,
     threads: int,
     overrides: dict[str, Any],
-    run_class: type[runs.Run] = PausingRun,
+    run_class: type[Run] = PausingRun,
     variant: str | None = None,
     device: str = "cpu",
     task: str = TASK,
@@ -284,8 +285,8 @@ def evaluation_worker(connection: Connection, options: dict[str, Any]) -> None:
     """The script's evaluation phase. Answers ("steps", n) with the seconds that n agent steps took."""
     run, script, config = open_run(options["paper"], options["folder"], options["threads"], {})
     run.close()
-    envs = script.make_envs(config, run.task, 1, 1)
-    policy = script.greedy(script.make_network(config, envs.num_actions, envs.obs_shape), run.device)
+    envs = make_envs(config, run.task, 1, 1)
+    policy = script.make_policy(script.make_network(config, envs).to(run.device), config)
     rng = np.random.default_rng(1)
 
     def steps(count: int) -> float:
@@ -365,7 +366,8 @@ def update_worker(connection: Connection, options: dict[str, Any]) -> None:
     for _ in range(999):
         obs = rng.integers(256, size=(1, 84, 84), dtype=np.uint8)
         replay.add(rng.integers(6, size=1), rng.integers(-1, 2, size=1), rng.random(1) < 0.001, obs)
-    q, target = (script.make_network(c, 6, (84, 84)) for _ in range(2))
+    spaces = SimpleNamespace(num_actions=6, obs_shape=(84, 84), action_shape=())
+    q, target = (script.make_network(c, spaces) for _ in range(2))
     optimiser = script.RMSProp(q, c)
 
     def split(batch: Any) -> tuple[float, float, float]:

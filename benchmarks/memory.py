@@ -13,7 +13,9 @@ import torch
 from benchmarks.learning import open_run
 from benchmarks.machine import peak_resident_gb, resident_gb
 from benchmarks.process import serve
+from common.environments.make import make_envs
 from common.learning.replay import Replay
+from common.runs.progress import Progress
 
 EPISODE = 1000  # agent steps of a synthetic episode
 MARKS = 10  # times that resident memory is noted while the ring fills
@@ -39,24 +41,20 @@ class Subject:
         )
         self.run, self.script, self.config = run, script, c
         self.rng = np.random.default_rng(1)
-        envs = script.make_envs(c, run.task, 1, run.seed)
+        envs = make_envs(c, run.task, 1, run.seed)
         self.actions = envs.num_actions
         self.replay = Replay(
             c.replay_capacity,
             envs.obs_shape,
             envs.obs_dtype,
             stack=c.stack,
-            device=run.device,
-            slack=run.slack(c.replay_capacity, c.num_envs),
-            folder=run.folder_for_frames(envs),
+            **run.frame_storage(envs, c.replay_capacity),
         )
-        self.q, self.target, self.best = (
-            script.make_network(c, self.actions, envs.obs_shape) for _ in range(3)
-        )
+        self.q, self.target, self.best = (script.make_network(c, envs) for _ in range(3))
         self.optimiser = script.RMSProp(self.q, c)
-        self.at = script.Progress()
+        self.progress = Progress()
         run.resume(
-            at=self.at,
+            self.progress,
             rng=self.rng,
             envs=envs,
             replay=self.replay,
@@ -78,8 +76,8 @@ class Subject:
         actions = self.rng.integers(self.actions, size=(count, 1))
         rewards, going, over = np.zeros(1), np.zeros(1, bool), np.ones(1, bool)
         for k in range(count):
-            self.at.agent_steps += 1
-            obs, last = self.pool[self.at.agent_steps % 256], self.at.agent_steps % EPISODE == 0
+            self.progress.agent_steps += 1
+            obs, last = self.pool[self.progress.agent_steps % 256], self.progress.agent_steps % EPISODE == 0
             self.replay.add(actions[k], rewards, over if last else going, obs)
             if last:
                 self.replay.begin_episodes(obs)
@@ -123,7 +121,7 @@ class Subject:
             self.add(self.config.update_period)
             batch = self.replay.sample(self.rng, self.config.batch_size)
             self.script.update(self.q, self.target, self.optimiser, batch, self.config)
-            self.at.updates += 1
+            self.progress.updates += 1
         return resident_gb()
 
     def checkpoint(self, steps: int) -> dict[str, float]:

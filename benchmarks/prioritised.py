@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.process import serve
-from benchmarks.soak import fill
+from benchmarks.ring import fill
 from common.learning.priorities import Priorities
 from common.learning.replay import Replay
-from common.runs import run as runs
+from common.runs.command_line import prepare
 
 LEAVES, FRAMES, BATCH = 1_000_000, 50_000, 32
 EXPONENT = 0.6  # Schaul et al. 2016, Table 3, proportional
@@ -62,7 +62,7 @@ class Subject:
 
 def worker(connection: Connection, options: dict[str, Any]) -> None:
     """Answers ("sample", n). options: threads."""
-    runs.prepare(1, options["threads"])
+    prepare(1, options["threads"])
     subject = Subject()
     subject.sample(20)
     serve(connection, {"sample": subject.sample})

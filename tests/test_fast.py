@@ -19,7 +19,8 @@ from common.environments.atari import AtariEnvs
 from common.learning.fast import CudaGraphed
 from common.learning.replay import Replay
 from common.learning.replay_on_device import ReplayOnDevice
-from common.runs import run as runs
+from common.runs.command_line import prepare
+from common.runs.run import Run
 from tests.training import TINY, train
 
 FAMILY = ("dqn_2013", "dqn", "double_dqn", "prioritized_dqn", "dueling_dqn", "rainbow")
@@ -272,11 +273,11 @@ def test_on_a_gpu_graph_and_plain_agree_and_nothing_waits(paper, tmp_path, monke
     weights = []
     for graph in (False, True):
         resolved = papers.resolve(paper, None, "breakout", "smoke", size | {"cuda_graph": graph})
-        run = runs.Run(resolved, 1, device="cuda", threads=runs.prepare(1, 1), results=tmp_path / str(graph))
+        run = Run(resolved, 1, device="cuda", threads=prepare(1, 1), results=tmp_path / str(graph))
         run.open()
         script.train(script.Config(**resolved.settings), run)
         run.close()
-        weights.append(load_file(run.folder / "model.safetensors"))
+        weights.append(load_file(run.folder.path / "model.safetensors"))
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-4)
 

@@ -11,16 +11,14 @@ import tomllib
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import emulation, figures, learning, machine, picture, timeline
+from benchmarks import emulation, figures, learning, machine, picture
 from benchmarks.process import Finished, Gate, Worker, WorkerFailed
 from common import papers
 from common.environments import atari
 from common.errors import UserError
-from common.learning.replay import Replay
 from replications.dqn.train import Config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -391,60 +389,3 @@ def test_no_room_for_a_full_ring(tmp_path, monkeypatch):
 
 
 # --- the time line ---
-
-
-def test_time_inside_counts_once():
-    intervals = [
-        ("update", 0, 100),
-        ("forward", 10, 40),
-        ("backward", 40, 90),
-        ("engine", 50, 60),
-        ("act", 100, 130),
-    ]
-    assert timeline.exclusive(intervals) == {
-        "update": 20,
-        "forward": 30,
-        "backward": 40,
-        "engine": 10,
-        "act": 30,
-    }
-    assert timeline.exclusive([("act", 5, 7), ("act", 1, 2)]) == {"act": 3}
-
-
-def test_what_no_part_explains_is_the_rest():
-    parts = timeline.complete({"backward": 30.0, "emulation": 10.0}, 50.0)
-    assert list(parts) == list(timeline.PARTS)
-    assert (parts["backward"], parts["sampling"], parts["rest"]) == (30.0, 0.0, 10.0)
-    with pytest.raises(ValueError, match="engine"):
-        timeline.complete({"engine": 1.0}, 2.0)
-    found = {"parts": parts, "steps": 20, "updates": 5, "plain_ms_per_step": 2.0}
-    rows = timeline.table(found).splitlines()
-    assert "| backward | 1.500 | 6.00 | 60.0% |  |" in rows
-    assert rows[-1].startswith("| all | 2.500 | 6.00 | 100% |")
-
-
-def test_the_readme_takes_the_table_between_its_marks():
-    readme = (ROOT / "benchmarks" / "README.md").read_text()
-    once = timeline.put(readme, "| a table |")
-    assert once.count("| a table |") == 1
-    assert timeline.put(once, "| another |") == timeline.put(readme, "| another |")
-    with pytest.raises(UserError, match="must have the lines"):
-        timeline.put("nothing", "x")
-
-
-def test_sampling_is_both_drawing_and_gathering():
-    script = learning.importlib.import_module("replications.dqn.train")
-    methods = Replay.draw, Replay.gather
-    with timeline.marked(script):
-        assert Replay.draw is not methods[0]
-        assert Replay.gather is not methods[1]
-    assert (Replay.draw, Replay.gather) == methods
-
-
-def test_a_tiny_time_line_of_the_real_loop(tmp_path):
-    found = timeline.measure("dqn", 8, 1, tmp_path)
-    assert (found["steps"], found["updates"]) == (8, 2)
-    assert sum(found["parts"].values()) == pytest.approx(8 * found["profiled_ms_per_step"])
-    assert [name for name, ms in found["parts"].items() if ms <= 0] == []
-    assert atari.nature_frame(np.zeros((210, 160, 3), np.uint8)).shape == (84, 84)
-    assert atari.nature_frame.__name__ == "nature_frame"  # nothing stays wrapped

@@ -14,7 +14,7 @@ from benchmarks import __main__ as bench
 from benchmarks import gpu, gpu_subjects, learning, machine
 from common import papers
 from common.errors import UserError
-from common.learning.layers import CudaGraphed
+from common.learning.fast import CudaGraphed
 from common.runs import run as runs
 from replications.dqn.train import Config
 from tests.benchmarks.test_papers import Silent
@@ -177,7 +177,7 @@ def test_pong_ends_with_the_phase_that_is_at_the_score(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs.Run, "evaluate", phase)
     monkeypatch.setattr(
-        gpu_subjects.RunToScore, "_seconds", lambda run: now[0] + run._parts["at"].agent_steps
+        gpu_subjects.RunToScore, "_seconds", lambda run: now[0] + run.parts["progress"].agent_steps
     )
     script = gpu_subjects.importlib.import_module("replications.dqn.train")
     monkeypatch.setattr(script, "update", lambda *args: torch.zeros(()))

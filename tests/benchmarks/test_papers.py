@@ -175,7 +175,7 @@ def test_the_variant_fast_trains_in_whole_slices(tmp_path, monkeypatch):
     with pytest.raises(Finished):
         learning.training_worker(connection, options)
     run, _, config = opened[0]
-    at = run._parts["at"]
+    at = run.parts["progress"]
     assert (config.num_envs, config.learn_while_stepping, config.preprocessing) == (8, True, "ale")
     assert at.agent_steps == 80 + 16 + 8
     assert at.updates == (104 - 40) // 4

@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.training import spaces
 from common.environments.vector import GymEnvs
 from common.errors import UserError
 from common.evaluation import protocol as evaluation
@@ -146,7 +147,7 @@ def test_action_values_of_the_filmed_episodes_are_kept(finished):
     assert kept["weights_sha256"] == result["weights_sha256"]
     assert result["score_of"] == {"kind": "evaluation_mean", "episodes": 30}
     agent = Agent(finished, "cpu")
-    q = agent.script.make_network(agent.config, 2, (4,))
+    q = agent.script.make_network(agent.config, spaces(2, (4,)))
     load_weights(q, safetensors.torch.load_file(finished / "model.safetensors"))
     for key, name in (("video", "median"), ("best_video", "best")):
         film, number = kept["films"][name], result[key]["episode"]

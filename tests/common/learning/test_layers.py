@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from common.learning import layers as learning
-from common.learning.layers import ByteConv2d, WideLinear
+from common.learning.layers import ByteConv2d, Pixels, WideLinear
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_convolution_of_bytes_is_that_of_numbers_from_0_to_1(kernel, size, opt
     x = torch.randint(0, 256, (3, 4, size, size), dtype=torch.uint8)
     weight = layer.weight.detach().double().requires_grad_()
     plain = functional.conv2d(x.double() / 255, weight, layer.bias.detach().double(), **options)
-    out = layer(x)
+    out = layer(Pixels(x) / 255)
     assert out.dtype == torch.float32
     torch.testing.assert_close(out.double(), plain, atol=1e-5, rtol=1e-5)
     (out**2).sum().backward()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.evaluation.protocol import load_weights
 from common.learning.batch import Batch
 from common.papers import check_defaults, load_paper, resolve
 from replications.double_dqn import train as script
@@ -19,7 +20,6 @@ from replications.double_dqn.train import (
     RMSProp,
     exploration,
     greedy,
-    load_policy,
     make_network,
     q_loss,
     q_targets,
@@ -103,8 +103,8 @@ def test_a_shared_bias_moves_all_values_alike():
 
 def test_weights_of_the_other_version_are_refused():
     with pytest.raises(ValueError, match=r"layers\.9\.bias"):
-        load_policy(
-            PAPER, 4, (84, 84), make_network(TUNED, spaces(4, (84, 84))).state_dict(), torch.device("cpu")
+        load_weights(
+            make_network(PAPER, spaces(4, (84, 84))), make_network(TUNED, spaces(4, (84, 84))).state_dict()
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.evaluation.protocol import load_weights
 from common.learning.batch import Batch
 from common.papers import check_defaults, load_paper
 from replications.dqn.train import (
@@ -18,7 +19,6 @@ from replications.dqn.train import (
     RMSProp,
     act,
     exploration,
-    load_policy,
     make_network,
     q_loss,
     q_targets,
@@ -210,7 +210,7 @@ def test_exploration_is_uniform_and_greedy_is_argmax():
 def test_weights_of_another_network_are_refused():
     q = make_network(PAPER, spaces(6, (84, 84)))
     with pytest.raises(ValueError, match=r"layers\.9"):
-        load_policy(PAPER, 4, (84, 84), q.state_dict(), torch.device("cpu"))
+        load_weights(make_network(PAPER, spaces(4, (84, 84))), q.state_dict())
 
 
 def test_no_target_and_no_replay_are_what_the_ablation_says():

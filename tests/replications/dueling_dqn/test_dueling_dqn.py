@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.evaluation.protocol import load_weights
 from common.learning.batch import Batch
 from common.learning.priorities import Priorities
 from common.learning.replay import Replay
@@ -23,7 +24,6 @@ from replications.dueling_dqn.train import (
     combine,
     draw,
     importance_weights,
-    load_policy,
     make_network,
     q_loss,
     q_targets,
@@ -153,8 +153,8 @@ def test_one_stream_is_not_rescaled_and_shares_its_bias():
 
 def test_weights_of_the_other_network_are_refused():
     with pytest.raises(ValueError, match=r"layers\.7\."):
-        load_policy(
-            PAPER, 4, SCREENS, make_network(SINGLE, spaces(4, SCREENS)).state_dict(), torch.device("cpu")
+        load_weights(
+            make_network(PAPER, spaces(4, SCREENS)), make_network(SINGLE, spaces(4, SCREENS)).state_dict()
         )
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from common.evaluation.protocol import evaluate_run
+from common.evaluation.protocol import evaluate_run, load_weights
 from common.learning.batch import Batch
 from common.learning.priorities import Priorities
 from common.learning.replay import Replay
@@ -27,7 +27,7 @@ from replications.rainbow.train import (
     RainbowNetwork,
     exploration,
     importance_exponent,
-    load_policy,
+    make_policy,
     n_step_returns,
     new_priorities,
     project,
@@ -382,13 +382,13 @@ def test_every_forward_pass_of_an_update_has_noise_of_its_own(monkeypatch, setti
 
 def test_a_loaded_policy_has_no_noise():
     net = RainbowNetwork(MLP, 3, (5,))
-    policy = load_policy(MLP, 3, (5,), net.state_dict(), torch.device("cpu"))
+    policy = make_policy(net, MLP)
     states = np.random.default_rng(0).normal(size=(200, 1, 5)).astype(np.float32)
     actions = policy(states, [])
     assert (actions == net.eval()(torch.from_numpy(states)).argmax(dim=1).numpy()).all()
     assert (net.train()(torch.from_numpy(states)).argmax(dim=1).numpy() != actions).any()
     with pytest.raises(ValueError, match="do not fit"):
-        load_policy(dataclasses.replace(MLP, dueling=False), 3, (5,), net.state_dict(), torch.device("cpu"))
+        load_weights(RainbowNetwork(dataclasses.replace(MLP, dueling=False), 3, (5,)), net.state_dict())
 
 
 # --- tiny runs ---
