@@ -11,7 +11,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.training import spaces
 from common.environments.vector import GymEnvs
 from common.errors import UserError
 from common.evaluation import protocol as evaluation
@@ -26,7 +25,7 @@ from common.evaluation.protocol import (
     play_steps,
     replay_recorded,
 )
-from tests.training import train
+from tests.training import spaces, train
 
 
 def lean(states: np.ndarray, rngs: list) -> np.ndarray:
