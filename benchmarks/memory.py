@@ -97,7 +97,7 @@ class Subject:
     def bytes(self) -> dict[str, float]:
         """GB per million transitions: frames on disk, of which slack, and the arrays beside them."""
         replay, million = self.replay, 1e6 / self.config.replay_capacity / 1e9
-        file = (self.run.work / "frames.bin").stat().st_size
+        file = (self.run.folder.work / "frames.bin").stat().st_size
         arrays = (replay.actions, replay.rewards, replay.terminals, replay.complete, replay.age)
         slack = (replay.slots - replay.window) * replay.frames[0, 0].nbytes
         return {

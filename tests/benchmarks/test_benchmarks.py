@@ -337,7 +337,7 @@ def test_the_scripts_own_loop_trains_in_slices(tmp_path, monkeypatch):
         learning.training_worker(connection, options)
     assert connection.sent[0] == "ready"
     assert len(connection.sent) == 3
-    at = runs[0][0]._parts["at"]
+    at = runs[0][0].parts["progress"]
     assert at.agent_steps == learning.WARM_UP + 12
     assert at.updates == (at.agent_steps - learning.REPLAY_START) // 4
 

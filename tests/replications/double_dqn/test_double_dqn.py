@@ -230,7 +230,7 @@ def test_estimates_are_the_largest_values_of_the_states_seen():
     torch.manual_seed(3)
     q, states = MLP(3, 5), np.random.default_rng(0).normal(size=(4, 1, 5)).astype(np.float32)
     estimates: list[float] = []
-    policy = greedy(q, torch.device("cpu"), estimates)
+    policy = greedy(q, estimates)
     actions = [policy(part, []) for part in (states[:3], states[3:])]
     values = q(torch.from_numpy(states)).detach().numpy()
     assert np.concatenate(actions).tolist() == values.argmax(axis=1).tolist()
@@ -245,9 +245,9 @@ def unbroken(tmp_path_factory) -> tuple[Path, list[list[float]]]:
     """A tiny run of Breakout, and the values its evaluation phases have seen."""
     seen: list[list[float]] = []
 
-    def spy(q, device, estimates=None):
+    def spy(q, estimates=None):
         seen.append(estimates)
-        return greedy(q, device, estimates)
+        return greedy(q, estimates)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "greedy", spy)
