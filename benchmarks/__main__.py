@@ -351,6 +351,14 @@ def papers(bench: Bench) -> None:
     bench.later.append(lambda: start_papers(bench))
 
 
+def playing_papers() -> list[str]:
+    """Those with a game or a Gymnasium task; a board game's self-play has a benchmark of its own."""
+    found = replications.load_papers()
+    return [
+        name for name in found if any(task.kind in ("atari", "gym") for task in found[name].tasks.values())
+    ]
+
+
 def start_papers(bench: Bench) -> None:
     plan = bench.plan
 
@@ -364,7 +372,7 @@ def start_papers(bench: Bench) -> None:
     def add(worker: Worker, name: str, measure: Callable[[], float]) -> None:
         bench.papers.append(Probe(worker, (name,), lambda: {name: measure()}))
 
-    for paper in replications.discover():
+    for paper in playing_papers():
         if paper in OWN_PARTS:
             continue
         name, kind = f"{paper}_steps_per_second", learning.kind_of_training(paper)

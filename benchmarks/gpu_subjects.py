@@ -18,7 +18,7 @@ from benchmarks.learning import TASK
 from benchmarks.process import Finished, serve
 from benchmarks.ring import fill
 from common import papers
-from common.learning.fast import CudaGraphed
+from common.learning.cuda_graphs import CudaGraphed
 from common.learning.replay import Replay
 from common.runs.command_line import prepare
 from common.runs.run import Run

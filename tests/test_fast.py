@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import papers
 from common.environments.atari import AtariEnvs
-from common.learning.fast import CudaGraphed
+from common.learning.cuda_graphs import CudaGraphed
 from common.learning.replay import Replay
 from common.learning.replay_on_device import ReplayOnDevice
 from common.runs.command_line import prepare

@@ -249,9 +249,8 @@ class Run:
             self.tracker.log({name: value for name, value in (row | times).items() if value is not None})
         if scores is not None:
             mean = f"{row['eval_score']:.2f}" if len(scores) else "no episode ended"
-            say(
-                f"evaluation at agent step {progress.agent_steps:,}: mean score {mean} over {len(scores)} episodes"
-            )
+            step = f"evaluation at agent step {progress.agent_steps:,}"
+            say(f"{step}: mean score {mean} over {len(scores)} episodes")
 
     def check_finite(self, loss_sum: torch.Tensor, progress: Progress) -> None:
         """Stops the run when the loss is no longer a number; looks every thousand updates, so as not to wait for a GPU."""
@@ -312,8 +311,9 @@ class Run:
         self.folder.clean_up()
         if self.tracker:
             self.tracker.finish()
-        took = datetime.timedelta(seconds=int(seconds))
-        say(f"done: {self._frames(progress):,} frames in {took}; {self.folder.path}")
+        say(
+            f"done: {self._frames(progress):,} frames in {datetime.timedelta(seconds=int(seconds))}; {self.folder.path}"
+        )
 
     # --- checkpoints and signals ---
 
@@ -341,7 +341,7 @@ class Run:
         self._seconds_before, self._attempts = clock["seconds"], clock["attempts"] + 1
         self._evaluation_seconds, self._saves = clock["evaluation_seconds"], clock["saves"]
         self.notes, self._reached_in_a_row = clock["notes"] + self.notes, state["reached_in_a_row"]
-        self._saved_at = self.parts["progress"].agent_steps
+        self._saved_at = int(self.parts["progress"].agent_steps)
         here = machine(self.provenance)
         if clock["machine"] != here:
             self.notes.append(
@@ -386,8 +386,6 @@ class Run:
             f"{what} became {float(loss_sum.sum())} by agent step {progress.agent_steps:,} (update {progress.updates:,}); "
             f"the last good checkpoint is kept{kept}. Try a smaller learning rate"
         )
-
-    # --- what is said ---
 
     def _start_tracker(self) -> None:
         who = tracking.identity(

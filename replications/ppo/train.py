@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from common.environments.make import make_envs
 from common.errors import UserError
 from common.evaluation.protocol import Policy
-from common.learning.fast import CudaGraphed
+from common.learning.cuda_graphs import CudaGraphed
 from common.learning.layers import fast_layers, flatten_parameters
 from common.runs import progress as counting
 from common.runs.command_line import main

@@ -14,7 +14,7 @@ from benchmarks import __main__ as bench
 from benchmarks import gpu, gpu_subjects, learning, machine
 from common import papers
 from common.errors import UserError
-from common.learning.fast import CudaGraphed
+from common.learning.cuda_graphs import CudaGraphed
 from common.runs import run as runs
 from replications.dqn.train import Config
 from tests.benchmarks.test_papers import Silent

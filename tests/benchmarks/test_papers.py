@@ -56,27 +56,16 @@ def silent(monkeypatch):
     return Silent
 
 
-def measured_papers() -> list[str]:
-    """Those that play games by the step; a board game's self-play has a benchmark of its own."""
-    return [
-        n
-        for n, paper in papers.load_papers().items()
-        if any(
-            t.script == "train" and t.kind != "claims" and t.kind != "laptop" for t in paper.tasks.values()
-        )
-    ]
-
-
 def test_every_paper_has_a_figure_and_is_measured(silent, tmp_path):
     """By replications/ itself: a paper that is added must be measured, with a figure that says what it is."""
     plan = dataclasses.replace(bench.FULL, limit=1e9)
     samples, notes = bench.measure(plan, ["dqn", "ppo", "papers"], 1, tmp_path)
     assert [note for note in notes if "Stable" not in note] == []
-    for paper in measured_papers():
+    for paper in bench.playing_papers():
         name = f"{paper}_steps_per_second"
         assert name in figures.FIGURES, f"benchmarks/figures.py has no {name}"
         assert len(samples[name]) == (plan.rounds if paper in bench.OWN_PARTS else plan.paper_rounds), paper
-    assert set().union(*KINDS.values()) == set(measured_papers())
+    assert set().union(*KINDS.values()) == set(bench.playing_papers())
     for worker in silent.made:
         paper = worker.options["paper"]
         if worker.name == paper and paper not in bench.OWN_PARTS:

@@ -363,7 +363,7 @@ def test_published_csv(toy):
     bad += [(good + row + "\n").encode() for row in rows]
 
     def read():
-        papers._table.cache_clear()
+        papers.loading._table.cache_clear()
         return papers.load_paper("toy", root=toy / "replications")
 
     try_all("published.csv", path, bad, read)
@@ -551,7 +551,7 @@ def test_state_of_other_shapes_in_a_checkpoint(tmp_path):
     run, script, config, _ = open_run(
         "dqn", "cartpole", tmp_path, TINY | {"training_steps": 120, "replay_start": 50}
     )
-    kinds = {"q": {}, "rng": {"bit_generator": "MT19937"}, "envs": {"episodes": [1], "actions": []}, "at": {"agent_steps": "x"},
+    kinds = {"q": {}, "rng": {"bit_generator": "MT19937"}, "envs": {"episodes": [1], "actions": []}, "progress": {"agent_steps": "x"},
              "replay": {"actions": np.zeros(3)}, "held_out": np.zeros((1, 2)), "python": [3], "torch": np.zeros(3)}  # fmt: skip
     try:
         good = {}
@@ -578,7 +578,8 @@ def test_state_of_other_shapes_in_a_checkpoint(tmp_path):
         )
         try:
             text = refused(
-                lambda script=script, config=config, again=again: script.train(config, again), str(run.work)
+                lambda script=script, config=config, again=again: script.train(config, again),
+                str(run.folder.work),
             )
         finally:
             again.close()
