@@ -124,7 +124,7 @@ def repo(toy: Path) -> Path:
     shutil.copytree(ROOT / "envs", folder / "envs")
     shutil.copytree(ROOT / "common", folder / "common", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "common" / "toy_run.py").write_text(TOY_RUN)
-    (folder / "common" / "evaluation.py").write_text(EVALUATION)
+    (folder / "common" / "runs" / "evaluate.py").write_text(EVALUATION)
     (folder / "reports").mkdir()
     (folder / "reports" / "__init__.py").touch()
     (folder / "reports" / "render.py").write_text(RENDER)
