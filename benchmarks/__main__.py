@@ -29,7 +29,7 @@ import psutil
 from benchmarks import figures, learning, machine, picture
 from benchmarks.process import Worker, WorkerFailed
 from common import papers as replications
-from common.errors import UserError, one_of, run_main
+from common.errors import UserError, run_main, suggestion
 
 ROOT = machine.ROOT
 INSTALL = "./run pip install -r benchmarks/requirements.txt"
@@ -514,7 +514,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     ]
     for name in known.parts:
         if name not in PARTS:
-            raise UserError(f"--only {name}: no such measurement{one_of(name, PARTS)}")
+            raise UserError(f"--only {name}: no such measurement{suggestion(name, PARTS)}")
     if known.threads < 0:
         raise UserError(f"--threads {known.threads}: 0 or more")
     if known.out is None:

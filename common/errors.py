@@ -42,7 +42,7 @@ def run_main(fn: Callable[[], object]) -> object:
         sys.exit(2)
 
 
-def one_of(value: object, allowed, shown: int = 12) -> str:
+def suggestion(value: object, allowed, shown: int = 12) -> str:
     """ " (did you mean 'pong'?); there are: alien, amidar, ..." for a name that is not among `allowed`."""
     names = [str(name) for name in allowed]
     close = get_close_matches(str(value), names, n=3, cutoff=0.66)

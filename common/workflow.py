@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import papers
-from common.errors import UserError, one_of
+from common.errors import UserError, suggestion
 from common.papers import BUDGETS, Resolved, Target
 from common.papers.units import plural
 from common.papers.validation import validate
@@ -140,7 +140,7 @@ class Flow:
     def target(self, name: str) -> Target:
         if name not in self.targets:
             raise UserError(
-                f"unknown target {name!r}{one_of(name, self.targets)}; pages are made as reports/NAME.html"
+                f"unknown target {name!r}{suggestion(name, self.targets)}; pages are made as reports/NAME.html"
             )
         return self.targets[name]
 

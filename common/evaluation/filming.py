@@ -26,7 +26,7 @@ GYM_ACTIONS = {"CartPole-v1": ("push left", "push right")}  # Gymnasium's docume
 
 
 @dataclass
-class Outlook:
+class ActionValues:
     """Of each state of one episode, in order: what the network said of every action, and which one was played.
 
     kind: "values" (expected discounted rewards) or "probabilities"; None where it said neither, of any state.
@@ -99,9 +99,9 @@ def action_names(task, num_actions: int) -> list[str]:
 
 
 def write_values(
-    folder: Path, actions: list[str], films: dict[str, tuple[int, Outlook]], weights_sha256: str
+    folder: Path, actions: list[str], films: dict[str, tuple[int, ActionValues]], weights_sha256: str
 ) -> None:
-    """`values.json` of the filmed episodes, by name of the film (median, best): (episode number, outlook).
+    """`values.json` of the filmed episodes, by name of the film (median, best): (episode number, action_values).
 
     An earlier file goes where there is nothing to write: no network, or one whose output is neither values nor logits.
     """
@@ -109,15 +109,15 @@ def write_values(
     kept = {
         name: {
             "episode": number,
-            "played": outlook.played[:most],
-            "values": [[float(f"{v:.{DIGITS}g}") for v in row] for row in outlook.rows[:most]],
+            "played": action_values.played[:most],
+            "values": [[float(f"{v:.{DIGITS}g}") for v in row] for row in action_values.rows[:most]],
         }
-        for name, (number, outlook) in films.items()
-        if outlook.kind
+        for name, (number, action_values) in films.items()
+        if action_values.kind
     }
     if not kept:
         (folder / FILE).unlink(missing_ok=True)
         return
-    kind = next(outlook.kind for _, outlook in films.values() if outlook.kind)
+    kind = next(action_values.kind for _, action_values in films.values() if action_values.kind)
     content = {"kind": kind, "fps": FPS, "actions": actions, "weights_sha256": weights_sha256, "films": kept}
     write_file(folder / FILE, (json.dumps(content, separators=(",", ":"), allow_nan=False) + "\n").encode())

@@ -23,7 +23,7 @@ from safetensors.torch import load as load_tensors
 from common.environments.atari import FrameStack
 from common.environments.make import make_envs
 from common.errors import UserError
-from common.evaluation.filming import FPS, Outlook, action_names, listening, write_values
+from common.evaluation.filming import FPS, ActionValues, action_names, listening, write_values
 from common.files import write_json
 from common.learning.layers import make_deterministic
 
@@ -47,7 +47,7 @@ class Episode:
     length: int
     screens: list[np.ndarray] = field(default_factory=list, repr=False)
     discounted_return: float | None = None
-    outlook: Outlook | None = field(default=None, repr=False)
+    action_values: ActionValues | None = field(default=None, repr=False)
 
     def as_row(self) -> dict:
         row = {"seed": self.seed, "score": self.score, "length": self.length}
@@ -171,7 +171,7 @@ def play_group(
     begin(policy, np.ones(n, dtype=bool))
     episodes: list[Episode | None] = [None] * n
     screens: list[np.ndarray] = []
-    outlook = Outlook()
+    action_values = ActionValues()
     returns = ReturnMeter(n, config)
     t = 0
     while any(e is None for e in episodes):
@@ -183,7 +183,7 @@ def play_group(
         with listening(filming) as heard:
             actions = choose(policy, stacked.planes, epsilon, rngs, envs.num_actions)
         if heard:
-            outlook.add(heard[0], film, envs.num_actions, actions[film])
+            action_values.add(heard[0], film, envs.num_actions, actions[film])
         step = envs.step(actions)
         stacked.push(step.obs)
         returns.add(step)
@@ -198,7 +198,7 @@ def play_group(
             begin(policy, step.done)
         t += 1
     if film is not None:
-        episodes[film].screens, episodes[film].outlook = screens, outlook
+        episodes[film].screens, episodes[film].action_values = screens, action_values
     return episodes
 
 
@@ -387,7 +387,7 @@ def episodes_to_film(scores: list[float]) -> tuple[int, int | None]:
     return median, best if scores[best] > scores[median] else None
 
 
-def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lambda: None) -> Outlook:
+def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lambda: None) -> ActionValues:
     """Plays the group of an episode again, its camera on, and writes the whole episode as video; returns what the network said."""
     from common.evaluation.video import write_mp4
 
@@ -399,7 +399,7 @@ def film(agent: Agent, played: list[Episode], number: int, path: Path, check=lam
             f"filming changed episode {number}: {filmed.as_row()} instead of {played[number].as_row()}"
         )
     write_mp4(path, filmed.screens, fps=FPS)
-    return filmed.outlook
+    return filmed.action_values
 
 
 def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> tuple[float, str, int | None]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.errors import UserError, one_of
+from common.errors import UserError, suggestion
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
               ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow}  # fmt: skip
@@ -132,5 +132,5 @@ def check_value(field: Field, value: Any) -> Any:
     if float in types and type(value) is int:
         return float(value)
     if choices:
-        raise ValueError(f"{value!r} is not allowed{one_of(value, choices)}")
+        raise ValueError(f"{value!r} is not allowed{suggestion(value, choices)}")
     raise ValueError(f"{value!r} is of type {type(value).__name__}, not {field.type}")

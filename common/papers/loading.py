@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, one_of
+from common.errors import UserError, suggestion
 from common.papers.model import (
     NO_PROTOCOL,
     Budget,
@@ -103,7 +103,9 @@ def find_row(path: Path, game: str, metric: str, protocol: str | None = None) ->
     for name, value in (("game", game), ("metric", metric), ("protocol", protocol)):
         known = sorted({getattr(row, name) for row in rows})
         if value is not None and value not in known:
-            raise UserError(f"{path}: no row has {wanted}: unknown {name} {value!r}{one_of(value, known)}")
+            raise UserError(
+                f"{path}: no row has {wanted}: unknown {name} {value!r}{suggestion(value, known)}"
+            )
     raise UserError(f"{path}: no row has {wanted}; add it, or say `none` with a reason in paper.yaml")
 
 
@@ -125,7 +127,7 @@ def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
     """Loads and checks replications/<name>/paper.yaml: the schema; then settings, reasons, units, protocols, rows."""
     folder = Path(root) / name
     if not NAME.fullmatch(name) or not (folder / "paper.yaml").is_file():
-        raise UserError(f"unknown paper {name!r}{one_of(name, discover(root))}")
+        raise UserError(f"unknown paper {name!r}{suggestion(name, discover(root))}")
     file = folder / "paper.yaml"
     data = load_yaml(file)
     if not isinstance(data, dict):
@@ -240,7 +242,7 @@ def _task(
             raise UserError(f"{where}: kind {kind} needs the key {key!r}")
     if entry["protocol"] not in protocols:
         raise UserError(
-            f"{where}: protocol: unknown {entry['protocol']!r}{one_of(entry['protocol'], protocols)}"
+            f"{where}: protocol: unknown {entry['protocol']!r}{suggestion(entry['protocol'], protocols)}"
         )
     if entry["published"] == "none" and "published_reason" not in entry:
         raise UserError(
@@ -314,7 +316,7 @@ def _check_settings(paper: Paper) -> None:
     for name in (*constants, *paper.engineering):
         if name not in fields:
             raise UserError(
-                f"{paper.file}: field {name!r} is not in Config of {paper.folder / 'train.py'}{one_of(name, fields)}"
+                f"{paper.file}: field {name!r} is not in Config of {paper.folder / 'train.py'}{suggestion(name, fields)}"
             )
 
     def check(
@@ -332,7 +334,7 @@ def _check_settings(paper: Paper) -> None:
         for name in reasons:
             if name not in settings and name not in ("*", "evaluation"):
                 raise UserError(
-                    f"{paper.file}: {where}.reasons.{name} explains no setting{one_of(name, settings)}"
+                    f"{paper.file}: {where}.reasons.{name} explains no setting{suggestion(name, settings)}"
                 )
 
     for name, budget in paper.budgets.items():
@@ -350,7 +352,7 @@ def _check_settings(paper: Paper) -> None:
                     script = paper.folder / f"{task.script}.py"
                     raise UserError(
                         f"{paper.file}: {where}: field {name!r} is not in Config of {script}"
-                        f"{one_of(name, paper.fields(task.script))}"
+                        f"{suggestion(name, paper.fields(task.script))}"
                     )
             check(where, task.settings, task.reasons, task.script, task)
             for name, extra in task.budgets.items():
@@ -395,7 +397,7 @@ def parse_target(name: str, root: Path = REPLICATIONS) -> Target:
     known = targets(root)
     bare = name.removeprefix("reports/").removesuffix(".html")
     if bare not in known:
-        raise UserError(f"unknown target {name!r}{one_of(bare, known)}")
+        raise UserError(f"unknown target {name!r}{suggestion(bare, known)}")
     return known[bare]
 
 
@@ -403,12 +405,12 @@ def find_task(paper: Paper, variant: str | None, task: str) -> tuple[Variant, Ta
     if (variant or "") not in paper.variants:
         names = [name for name in paper.variants if name]
         raise UserError(
-            f"unknown variant {variant!r} of {paper.name}{one_of(variant, names)} (no variant: the paper itself)"
+            f"unknown variant {variant!r} of {paper.name}{suggestion(variant, names)} (no variant: the paper itself)"
         )
     found = paper.variants[variant or ""]
     if task not in found.tasks:
         raise UserError(
-            f"unknown task {task!r} of {paper.name}{'-' + variant if variant else ''}{one_of(task, found.tasks)}"
+            f"unknown task {task!r} of {paper.name}{'-' + variant if variant else ''}{suggestion(task, found.tasks)}"
         )
     return found, found.tasks[task]
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from common.errors import UserError, one_of
+from common.errors import UserError, suggestion
 from common.papers.config_fields import Field, check_value
 from common.papers.model import Budget, Constant, Paper, Protocol, Task, Variant
 from common.papers.units import FRAMES, agent_steps_to_frames, frames_to_agent_steps
@@ -99,7 +99,7 @@ def typed(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str) 
     typed = {}
     for name, value in settings.items():
         if name not in fields:
-            raise UserError(f"{where}: unknown setting {name!r}{one_of(name, fields, shown=40)}")
+            raise UserError(f"{where}: unknown setting {name!r}{suggestion(name, fields, shown=40)}")
         try:
             typed[name] = check_value(fields[name], value)
         except ValueError as error:
@@ -141,7 +141,7 @@ def resolve_loaded(
     """`resolve` of common.papers, for what has been loaded already."""
     if not SIZE.fullmatch(budget):
         raise UserError(
-            f"unknown budget {budget!r}{one_of(budget, BUDGETS)}; or frames-N for a length of N emulator frames"
+            f"unknown budget {budget!r}{suggestion(budget, BUDGETS)}; or frames-N for a length of N emulator frames"
         )
     if not budget.startswith("frames-"):
         return _resolve(paper, variant, task, budget, budget, {}, overrides or {})

@@ -12,7 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from common.errors import UserError, one_of
+from common.errors import UserError, suggestion
 
 SCHEMAS = Path(__file__).resolve().parent / "schemas"
 MAX_DEPTH, MAX_NODES = 50, 200_000  # of a YAML file; a paper's has some 2,000 nodes
@@ -123,13 +123,13 @@ def _describe(error: ValidationError) -> str:
         case "additionalProperties":
             known = list(schema.get("properties", {}))
             unknown = [key for key in value if key not in known]
-            return f"unknown key {str(unknown[0])!r}{one_of(unknown[0], known, shown=30)}"
+            return f"unknown key {str(unknown[0])!r}{suggestion(unknown[0], known, shown=30)}"
         case "required":
             missing = next(key for key in limit if key not in value)
             meaning = schema.get("properties", {}).get(missing, {}).get("description")
             return f"key {missing!r} is missing" + (f" ({meaning})" if meaning else "")
         case "enum":
-            return f"{_short(value)} is not allowed{one_of(value, limit, shown=30)}"
+            return f"{_short(value)} is not allowed{suggestion(value, limit, shown=30)}"
         case "type":
             kinds = [limit] if isinstance(limit, str) else limit
             return f"{_short(value)} is not {' or '.join(TYPES[kind] for kind in kinds)}"

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from common import papers
-from common.errors import UserError, one_of
+from common.errors import UserError, suggestion
 from common.files import write_json
 from common.papers.units import plural
 from common.runs.command_line import prepare
@@ -71,7 +71,7 @@ def read_plan(config: Config) -> Plan:
     methods = tuple(word.strip() for word in config.methods.split(","))
     for method in methods:
         if method not in METHODS:
-            raise UserError(f"methods: unknown {method!r}{one_of(method, METHODS)}")
+            raise UserError(f"methods: unknown {method!r}{suggestion(method, METHODS)}")
     try:
         workers = tuple(sorted({int(word) for word in config.workers.split(",")}))
     except ValueError:
@@ -85,7 +85,7 @@ def read_plan(config: Config) -> Plan:
     for word in config.references.split(","):
         game, _, score = (part.strip() for part in word.partition("="))
         if game not in games:
-            raise UserError(f"references: unknown game {game!r}{one_of(game, games)}")
+            raise UserError(f"references: unknown game {game!r}{suggestion(game, games)}")
         try:
             references[game] = float(score)
         except ValueError:

@@ -17,7 +17,7 @@ from torch import nn
 from common.environments.vector import GymEnvs
 from common.errors import UserError
 from common.evaluation import protocol as final_evaluation
-from common.evaluation.filming import FILE, Outlook, action_names, listening, preferences, write_values
+from common.evaluation.filming import FILE, ActionValues, action_names, listening, preferences, write_values
 from common.evaluation.protocol import Episode, play_group, seed_score
 from common.evaluation.video import frame_count
 from common.runs import record as recording
@@ -81,34 +81,38 @@ def test_rows_are_the_networks_and_filming_changes_no_episode():
     seen.clear()
     filmed = play_group(policy, GymEnvs("CartPole-v1", 2, 0), 2, seeds, 0.3, film=1)
     assert [e.as_row() for e in filmed] == [e.as_row() for e in plain]
-    assert plain[0].outlook is None
-    outlook = filmed[1].outlook
+    assert plain[0].action_values is None
+    action_values = filmed[1].action_values
     length = filmed[1].length
-    assert (outlook.kind, len(outlook.rows), len(filmed[1].screens)) == ("values", length, length)
+    assert (action_values.kind, len(action_values.rows), len(filmed[1].screens)) == ("values", length, length)
     with torch.no_grad():
         expected = [net(torch.from_numpy(states))[1].double().numpy() for states in seen[:length]]
-    assert np.array(outlook.rows) == pytest.approx(np.array(expected))
-    best = [int(row.argmax()) for row in outlook.rows]
-    odd = sum(a != b for a, b in zip(best, outlook.played, strict=True))
+    assert np.array(action_values.rows) == pytest.approx(np.array(expected))
+    best = [int(row.argmax()) for row in action_values.rows]
+    odd = sum(a != b for a, b in zip(best, action_values.played, strict=True))
     assert 0 < odd < length / 2
     # what was played is what moved the pole: the same actions again end at the same step
     envs = GymEnvs("CartPole-v1", 1, 0)
     envs.reset(seeds[1:])
-    steps = [envs.step(np.array([a])) for a in outlook.played]
+    steps = [envs.step(np.array([a])) for a in action_values.played]
     assert [bool(s.done[0]) for s in steps] == [False] * (length - 1) + [True]
 
 
 def test_a_row_that_is_missing_spoils_all():
-    outlook = Outlook()
-    outlook.add(LOGITS, 1, 2, np.int64(0))
-    outlook.add(torch.tensor([[1.0, 2.0], [np.nan, 1.0]]), 1, 2, np.int64(0))
-    outlook.add(LOGITS, 1, 2, np.int64(0))
-    assert outlook.kind is None
+    action_values = ActionValues()
+    action_values.add(LOGITS, 1, 2, np.int64(0))
+    action_values.add(torch.tensor([[1.0, 2.0], [np.nan, 1.0]]), 1, 2, np.int64(0))
+    action_values.add(LOGITS, 1, 2, np.int64(0))
+    assert action_values.kind is None
 
 
 def test_only_what_a_page_plays_is_kept_and_rounded(tmp_path):
-    outlook = Outlook("values", [np.array([i / 7, -1e-7]) for i in range(1000)], [i % 2 for i in range(1000)])
-    write_values(tmp_path, ["NOOP", "FIRE"], {"median": (4, outlook), "best": (2, Outlook())}, "ab")
+    action_values = ActionValues(
+        "values", [np.array([i / 7, -1e-7]) for i in range(1000)], [i % 2 for i in range(1000)]
+    )
+    write_values(
+        tmp_path, ["NOOP", "FIRE"], {"median": (4, action_values), "best": (2, ActionValues())}, "ab"
+    )
     content = json.loads((tmp_path / FILE).read_text())
     entry = content["films"].pop("median")
     assert content == {
@@ -121,7 +125,7 @@ def test_only_what_a_page_plays_is_kept_and_rounded(tmp_path):
     assert (entry["episode"], len(entry["values"]), len(entry["played"])) == (4, 675, 675)
     assert entry["values"][1] == [0.1429, -1e-7]
     assert entry["played"][:3] == [0, 1, 0]
-    write_values(tmp_path, ["NOOP", "FIRE"], {"median": (4, Outlook())}, "ab")
+    write_values(tmp_path, ["NOOP", "FIRE"], {"median": (4, ActionValues())}, "ab")
     assert list(tmp_path.iterdir()) == [], "of an earlier evaluation"
 
 
