@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.data import _bad, _object, read_json
+from reports.files import damaged, json_object, read_json
 
 _integers = {"type": "array", "items": {"type": "integer"}}
 _texts = {"type": "array", "items": {"type": "string", "maxLength": 200}}
 _numbers = {"type": "array", "items": {"type": "number"}}
 _maybe = {"type": ["number", "null"]}
-GAME = _object(
+GAME = json_object(
     {
         "title": {"type": "string", "maxLength": 200},
         "actions": _integers,
@@ -27,7 +27,7 @@ GAME = _object(
     },
     {"sgf": {"type": "string"}},
 )
-SCHEMA = _object(
+SCHEMA = json_object(
     {
         "game": {"enum": ["go", "tic_tac_toe"]},
         "size": {"type": "integer", "minimum": 2, "maximum": 19},
@@ -36,7 +36,7 @@ SCHEMA = _object(
         "games": {"type": "array", "items": GAME},
     }
 )
-TOURNAMENT = _object(
+TOURNAMENT = json_object(
     {
         "names": _texts,
         "points": {"type": "array", "items": _numbers},
@@ -63,7 +63,7 @@ def read_boards(folders: Sequence[Path]) -> dict[str, Any] | None:
         plies = len(game["actions"])
         whole = all(len(game[key]) == plies for key in ("names", "visits", "values"))
         if not whole or len(game["boards"]) != plies + 1 or any(len(b) != cells for b in game["boards"]):
-            raise _bad(path, f"game {number + 1} has not one board, name, value for each move")
+            raise damaged(path, f"game {number + 1} has not one board, name, value for each move")
         game["outcome"] = RESULTS[board["game"]][game["result"]]
     return board
 
@@ -76,7 +76,7 @@ def _tournament(path: Path, found: dict) -> dict[str, Any]:
     if not Draft202012Validator(TOURNAMENT).is_valid(found) or not (
         len(found["elo"]) == len(found["points"]) == count and all(len(r) == count for r in found["points"])
     ):
-        raise _bad(path, "its tournament is not a table")
+        raise damaged(path, "its tournament is not a table")
     rows = [
         {
             "name": name,

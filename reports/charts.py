@@ -1,4 +1,4 @@
-"""Pictures as inline SVG, and the numbers behind the interactive charts.
+"""Pictures as inline SVG.
 
 Horizontal positions are percentages and heights are pixels, so that a picture fills any width while its text keeps
 its size. Colours come from classes in the style sheet, so that one picture serves light, dark and print.
@@ -8,62 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 from markupsafe import Markup, escape
 
-from common.evaluation.statistics import DASH, format_number, seed_interval
+from common.evaluation.statistics import format_number
+from reports.words import short_count
 
-MAX_POINTS = 500  # a curve; fewer where many seeds share the page
-POINTS_A_CHART = 6000  # over all its seeds
 PALETTE = 6  # series colours in the style sheet; more seeds than this share one colour
-
-
-def thin_indices(ys: Sequence[float | None], limit: int = MAX_POINTS) -> list[int]:
-    """Which of a curve's points to keep, at most `limit`: the lowest and highest of each equal bucket stay, so no peak
-    or dip is lost; so do both ends and gaps.
-    """
-    if len(ys) <= limit:
-        return list(range(len(ys)))
-    if limit < 4:
-        raise ValueError(f"limit is {limit}; a curve needs at least 4 points")
-    buckets = (limit - 2) // 2
-    inner = len(ys) - 2
-    keep = {0, len(ys) - 1}
-    for b in range(buckets):
-        indices = range(1 + b * inner // buckets, 1 + (b + 1) * inner // buckets)
-        known = [i for i in indices if ys[i] is not None]
-        if known:
-            keep |= {min(known, key=lambda i: ys[i]), max(known, key=lambda i: ys[i])}
-        elif indices:
-            keep.add(indices[0])
-    return sorted(keep)
-
-
-def thin(xs: Sequence[float], ys: Sequence[float | None], limit: int = MAX_POINTS) -> tuple[list, list]:
-    """The points that `thin_indices` keeps."""
-    keep = thin_indices(ys, limit)
-    return [xs[i] for i in keep], [ys[i] for i in keep]
-
-
-def significant(value: float | None, digits: int = 5) -> float | int | None:
-    """Rounded for the page: what a chart can show, in few characters."""
-    if value is None or not math.isfinite(value):
-        return None
-    short = float(f"{value:.{digits}g}")
-    return int(short) if short == int(short) and abs(short) < 1e15 else short
-
-
-def short_count(value: float | None) -> str:
-    """2000000 is `2 M`, 38400 is `38.4 k`."""
-    if value is None:
-        return DASH
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            return format_number(value / size, 2).rstrip("0").rstrip(".") + unit
-    return format_number(value, 0)
 
 
 def ticks(low: float, high: float, target: int = 5) -> list[float]:
@@ -124,7 +77,7 @@ class PictureRow:
     points: tuple[float, ...] = ()
 
 
-def _svg(height: float, label: str, body: list[str], css: str) -> Markup:
+def svg_of(height: float, label: str, body: list[str], css: str) -> Markup:
     return Markup(
         f'<svg class="{css}" width="100%" height="{height:g}" role="img" aria-label="{escape(label)}">'
         + "".join(body)
@@ -187,7 +140,7 @@ def picture(rows: Sequence[PictureRow], line: tuple[str, float] | None, label: s
             x = scale(row.mark)
             body.append(f'<line class="mark" x1="{x}%" x2="{x}%" y1="{mid - 9}" y2="{mid + 9}"/>')
         body.append("</g>")
-    return _svg(bottom + 22, label, body, "picture")
+    return svg_of(bottom + 22, label, body, "picture")
 
 
 def _stacked(scores: Sequence[float], scale: Scale, height: float) -> str:
@@ -237,194 +190,71 @@ def strips(
         body.append(f'<path class="dots" d="{_stacked(scores, scale, height)}"/></svg>')
         x = scale(mean)
         body.append(f'<line class="mark" x1="{x}%" x2="{x}%" y1="{y + 16}" y2="{y + 12 + height}"/></g>')
-    return _svg(bottom + 22, label, body, "strips")
+    return svg_of(bottom + 22, label, body, "strips")
 
 
-@dataclass(frozen=True)
-class Series:
-    """`hours` goes with `xs` (frames), empty where no clock was kept; `low` and `high` are a band around `ys`."""
-
-    name: str
-    xs: list
-    ys: list
-    css: str  # s1 ... s6, mean, many, reference
-    hours: list = field(default_factory=list)
-    low: list = field(default_factory=list)
-    high: list = field(default_factory=list)
-    band: str = ""  # what the band is
-
-    def data(self) -> dict:
-        columns = {"x": self.xs, "h": self.hours, "y": self.ys, "lo": self.low, "hi": self.high}
-        digits = {"x": 7, "h": 5}
-        shown = {
-            k: [significant(v, digits.get(k, 5)) for v in column] for k, column in columns.items() if column
-        }
-        return {"name": self.name, "css": self.css} | ({"band": self.band} if self.band else {}) | shown
-
-    def values(self) -> list[float]:
-        return [y for column in (self.ys, self.low, self.high) for y in column if y is not None]
+def _log_ticks(scale: Scale) -> list[tuple[float, str]]:
+    powers = range(math.ceil(scale.low - 1e-9), math.floor(scale.high + 1e-9) + 1)
+    if len(powers) >= 2:
+        keep = [p for p in powers if len(powers) <= 8 or p % 2 == 0]
+        return [(float(p), short_count(10.0**p) if p >= 0 else f"{10.0**p:g}") for p in keep]
+    decade = math.floor(scale.low)
+    found = [(math.log10(m * 10.0**e), m * 10.0**e) for e in (decade, decade + 1) for m in (1, 2, 5)]
+    return [(t, f"{v:g}") for t, v in found if scale.low <= t <= scale.high]
 
 
-@dataclass(frozen=True)
-class Line:
-    """A horizontal reference line."""
-
-    name: str
-    value: float
-    css: str
+def _ticks(scale: Scale, log: bool) -> list[tuple[float, str]]:
+    if log:
+        return _log_ticks(scale)
+    values = ticks(scale.low, scale.high)
+    return list(zip(values, tick_labels(values), strict=True))
 
 
-@dataclass(frozen=True)
-class Chart:
-    id: str
-    title: str
-    series: list[Series]
-    lines: list[Line]
-    caption: str = ""
-    small: bool = False
+def draw(
+    figure: dict, curves: dict[str, list[tuple[float, float, float, float]]], height: int = 300
+) -> Markup:
+    """Medians as lines, lowest to highest as a band."""
+    log_x, log_y = figure.get("log_x", False), figure.get("log_y", False)
 
-    def data(self) -> dict:
-        """What the interactive chart draws: one pair of lists a series, rounded."""
-        return {
-            "id": self.id,
-            "title": self.title,
-            "small": self.small,
-            "series": [s.data() for s in self.series],
-            "lines": [
-                {"name": line.name, "css": line.css, "value": significant(line.value)} for line in self.lines
-            ],
-        }
+    def to_x(value: float) -> float:
+        return math.log10(value) if log_x else value
 
-    def svg(self) -> Markup:
-        """The same as a still picture: without scripts and on paper."""
-        xs = [x for s in self.series for x in s.xs]
-        ys = [y for s in self.series for y in s.values()] + [line.value for line in self.lines]
-        if not xs or not ys:
-            return Markup("")
-        height = 130 if self.small else 260
-        wide, tall = Scale.around([*xs, 0]), Scale.around(ys)
-        top, bottom = 8, height - 22
+    def to_y(value: float) -> float:
+        return math.log10(value) if log_y else value
 
-        def place(y: float) -> float:
-            return round(bottom - (tall(y) - 2) / 96 * (bottom - top), 1)
+    curves = {
+        name: [point for point in curve if (point[0] > 0 or not log_x) and (min(point[1:]) > 0 or not log_y)]
+        for name, curve in curves.items()
+    }
+    xs = [to_x(x) for curve in curves.values() for x, *_ in curve]
+    ys = [to_y(y) for curve in curves.values() for _, *values in curve for y in values]
+    if not xs:
+        return Markup("")
+    wide, tall = Scale.around(xs), Scale.around(ys)
+    top, bottom = 8, height - 22
 
-        body = []
-        values = ticks(tall.low, tall.high, 3 if self.small else 5)
-        for value, text in zip(values, tick_labels(values), strict=True):
-            y = place(value)
-            body.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
-            body.append(f'<text class="tick" x="0" y="{y - 3}">{text}</text>')
-        for value in ticks(max(0, wide.low), wide.high, 3 if self.small else 5):
-            x = wide(value)
-            anchor = "start" if x < 6 else "end" if x > 94 else "middle"
-            body.append(
-                f'<text class="tick" x="{x}%" y="{height - 6}" text-anchor="{anchor}">{short_count(value)}</text>'
-            )
-        for line in self.lines:
-            y = place(line.value)
-            body.append(f'<line class="ref {line.css}" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
-            if not self.small:
-                body.append(
-                    f'<text class="ref-label" x="100%" y="{y - 4}" text-anchor="end">{escape(line.name)}</text>'
-                )
-        body.append(
-            f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">'
-        )
-        for s in self.series:
-            if s.low and s.high:
-                edge = [
-                    (x, lo, hi) for x, lo, hi in zip(s.xs, s.low, s.high, strict=True) if None not in (lo, hi)
-                ]
-                corners = [(x, hi) for x, _, hi in edge] + [(x, lo) for x, lo, _ in reversed(edge)]
-                points = " ".join(f"{wide(x) * 10:.0f},{place(y):g}" for x, y in corners)
-                body.append(f'<polygon class="spread {s.css}" points="{points}"/>')
-            path, pen = [], False
-            for x, y in zip(s.xs, s.ys, strict=True):
-                if y is None:
-                    pen = False
-                    continue
-                path.append(f"{'L' if pen else 'M'}{wide(x) * 10:.0f} {place(y):g}" + ("" if pen else "h0"))
-                pen = True
-            body.append(f'<path class="curve {s.css}" d="{"".join(path)}"/>')
-        body.append("</svg>")
-        return _svg(height, f"{self.title}, one line a seed, against frames", body, "still")
+    def place(y: float) -> float:
+        return round(bottom - (tall(y) - 2) / 96 * (bottom - top), 1)
 
-
-def series_of(
-    curves: Sequence[tuple],
-    averaged: Sequence[bool] | None = None,
-    small: bool = False,
-    crowd: int = 1,
-) -> list[Series]:
-    """Series in the page's colours, thinned; and the mean of those `averaged` (all, unless given) wherever they share
-    an x, from three seeds on with its 95 % interval.
-
-    `curves`: (name, xs, ys) or (name, xs, ys, hours). The mean is taken before thinning. Fewer than two curves have none.
-    `crowd`: by how much to thin further, where many curves share a page.
-    """
-    share = 3 if small else 1
-    limit = max(60 // crowd, 8, min(MAX_POINTS, POINTS_A_CHART // crowd // max(1, len(curves))) // share)
-    many = len(curves) > PALETTE
-    out = []
-    for index, (name, xs, ys, *clock) in enumerate(curves):
-        keep = thin_indices(ys, limit)
-        hours = [clock[0][i] for i in keep] if clock and clock[0] else []
-        css = "many" if many else f"s{index % PALETTE + 1}"
-        out.append(Series(name, [xs[i] for i in keep], [ys[i] for i in keep], css, hours))
-    chosen = curves if averaged is None else [c for c, use in zip(curves, averaged, strict=True) if use]
-    mean = _mean_of(chosen, limit)
-    return [*out, mean] if mean else out
-
-
-def _at_shared_places(curves: Sequence[tuple]) -> list[tuple]:
-    """The curves at the places of the one with the fewest points, as far as all of them reach; linear between the points of
-    each. Empty where one has a gap.
-    """
-    if any(y is None for c in curves for y in c[2]) or not all(c[1] for c in curves):
-        return []
-    low, high = max(c[1][0] for c in curves), min(c[1][-1] for c in curves)
-    fewest = min(curves, key=lambda c: len(c[1]))[1]
-    places = sorted({low, high, *(x for x in fewest if low <= x <= high)}) if low < high else []
-
-    def between(xs: Sequence[float], column: Sequence[float]) -> list[float]:
-        return np.interp(places, xs, column).tolist()
-
-    found = []
-    for name, xs, ys, *clock in curves:
-        timed = [between(xs, clock[0])] if clock and clock[0] and None not in clock[0] else []
-        found.append((name, places, between(xs, ys), *timed))
-    return found
-
-
-def _mean_of(curves: Sequence[tuple], limit: int) -> Series | None:
-    if len(curves) < 2:
-        return None
-    grids, how = [dict(zip(c[1], c[2], strict=True)) for c in curves], ""
-
-    def common() -> list:
-        return sorted(
-            x for x in set(grids[0]).intersection(*grids[1:]) if all(g[x] is not None for g in grids)
-        )
-
-    shared = common()
-    if len(shared) < 2:  # seeds that were measured each at places of their own
-        curves, how = _at_shared_places(curves), ", linear between their points"
-        grids = [dict(zip(c[1], c[2], strict=True)) for c in curves]
-        shared = common() if grids else []
-        if len(shared) < 2:
-            return None
-    keep = thin_indices([sum(g[x] for g in grids) / len(grids) for x in shared], limit)
-    estimates = {i: seed_interval([g[shared[i]] for g in grids]) for i in keep}
-    clocks = [dict(zip(c[1], c[3], strict=True)) for c in curves if len(c) > 3 and c[3]]
-    timed = len(clocks) == len(grids) and all(clock.get(x) is not None for clock in clocks for x in shared)
-    band = len(grids) > 2
-    return Series(
-        f"mean of {len(grids)} seeds{how}",
-        [shared[i] for i in keep],
-        [estimates[i].mean for i in keep],
-        "mean",
-        [sum(clock[shared[i]] for clock in clocks) / len(clocks) for i in keep] if timed else [],
-        [estimates[i].low for i in keep] if band else [],
-        [estimates[i].high for i in keep] if band else [],
-        "95 % interval" if band else "",
+    body = []
+    for value, text in _ticks(tall, log_y):
+        body.append(f'<line class="grid" x1="0" x2="100%" y1="{place(value)}" y2="{place(value)}"/>')
+        body.append(f'<text class="tick" x="0" y="{place(value) - 3}">{text}</text>')
+    for value, text in _ticks(wide, log_x):
+        x = wide(value)
+        anchor = "start" if x < 6 else "end" if x > 94 else "middle"
+        body.append(f'<text class="tick" x="{x}%" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
+    body.append(
+        f'<svg width="100%" height="{height}" viewBox="0 0 1000 {height}" preserveAspectRatio="none">'
     )
+    for index, curve in enumerate(curves.values()):
+        css = f"s{index % PALETTE + 1}"
+        if any(low != high for _, _, low, high in curve):
+            edge = [(x, high) for x, _, _, high in curve] + [(x, low) for x, _, low, _ in reversed(curve)]
+            corners = " ".join(f"{wide(to_x(x)) * 10:.1f},{place(to_y(y)):g}" for x, y in edge)
+            body.append(f'<polygon class="spread {css}" points="{corners}"/>')
+        path = "L".join(f"{wide(to_x(x)) * 10:.1f} {place(to_y(y)):g}" for x, y, _, _ in curve)
+        body.append(f'<path class="curve {css}" d="M{path}"/>')
+    body.append("</svg>")
+    label = f"{figure['title']}: {figure['y']} against {figure['x']}, " + ", ".join(curves)
+    return svg_of(height, str(escape(label)), body, "still")

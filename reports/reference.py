@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.evaluation.statistics import format_number
-from reports.charts import Series
+from reports.curves import Series
 
 FILE = "reference_curves.csv"
 METRIC = re.compile(r"([a-z0-9_]+)_([0-9]+)Mframes")

@@ -21,13 +21,13 @@ from markupsafe import Markup
 
 from common import papers
 from common.errors import UserError, run_main
-from common.evaluation.verdict import WORDS, state
-from reports import laptop
-from reports.data import find_runs, rank
-from reports.outlook import excerpt_of, shown_outlook, size
-from reports.section import replay_check, section_data, section_of
-from reports.tables import duration, shown
+from common.evaluation.verdict import state
+from reports import claims_page, game_page
+from reports.film_values import excerpt_of, shown_values, size
+from reports.runs import Run, find_runs
+from reports.section import section_data, section_of
 from reports.target import Target, load_target, roots
+from reports.words import authors, capital, duration, sentence, shown
 
 HERE = Path(__file__).resolve().parent
 MAX_VIDEO = 450_000  # characters on the page
@@ -57,21 +57,6 @@ def script_json(data: object) -> Markup:
     ):
         text = text.replace(char, code)
     return Markup(text)
-
-
-def capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
-    return capital(text) + ("" if text.rstrip().endswith((".", "!", "?")) else ".")
-
-
-def authors(names: str) -> str:
-    """Up to four names; of more, the first and how many others. The BibTeX entry has them all."""
-    people = [name for name in names.replace(" and ", ", ").split(", ") if name]
-    return names if len(people) <= 4 else f"{people[0]} and {len(people) - 1} others"
 
 
 def environment() -> jinja2.Environment:
@@ -132,7 +117,7 @@ def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
         video["note"], changed = None, True
         room -= len(video["src"]) + 400
         if said:
-            video["outlook"] = shown_outlook(excerpt_of(video["said"], seconds))
+            video["film"] = shown_values(excerpt_of(video["said"], seconds))
             room -= beside
     return html() if changed else text
 
@@ -144,71 +129,66 @@ def build(
 
     `watching`: opens on a size that is not finished. `live`: the page loads itself again every so many seconds.
     """
-    if target.task.claims:
-        return laptop.build(target, source, results, environment(), expectations(target))
-    places = roots(target, results)
-    names = (target.paper.name, target.variant_name, target.task.name)
-    found, left_out = [], []
-    for kind, root in places.items():
-        try:
-            found += [(kind, size, runs) for size, runs in find_runs(root, kind, *names).items()]
-        except UserError as problem:
-            if kind == source or kind == "recorded":
-                raise
-            left_out.append(f"Your own results in {shown(root)} are left out: {problem}.")
-    crowd = 1  # the more curves, the fewer points of each
-    while True:
-        sections = [section_of(target, *item, crowd) for item in found]
-        charts = [chart for section in sections for chart in section["charts"]]
-        if crowd >= 32 or sum(len(script_json(c.data())) + len(c.svg()) for c in charts) < MAX_CHARTS:
-            break
-        crowd *= 2
-    sections.sort(key=lambda s: rank(bool(s["finished"]), s["agent_steps"], s["source"] == source, s["size"]))
+    found, left_out = find_runs(target, results)
+    sections = thinned(target, found)
     if watching:
-        sections.sort(key=lambda s: not s["progress"])
-    candidates = [s for s in sections if source == "own" or s["source"] == "recorded"]
+        sections.sort(key=lambda s: not s.get("progress"))
     if source == "recorded":
-        candidates = [s for s in candidates if s["finished"]]
+        candidates = [s for s in sections if s["source"] == "recorded" and s["finished"]]
         if not candidates:
             raise UserError(
-                f"no recorded run of {target.name} in {places['recorded']}; leave out source=recorded to train it "
-                f"(snakemake reports/{target.name}.html), or record a finished run with python -m common.runs.record RUN_DIR"
+                f"no recorded run of {target.name} in {roots(target, results)['recorded']}; leave out source=recorded to train "
+                f"it (snakemake reports/{target.name}.html), or record a finished run with python -m common.runs.record RUN_DIR"
             )
-        candidates[0]["replay"] = replay_check(candidates[0])
-        candidates[0]["notes"] += left_out
-    opening = candidates[0] if candidates else None
-    if opening:
-        sections.remove(opening)
-        sections.insert(0, opening)
-    head = opening or {
-        "verdict": state("nothing_yet", "Nothing has been run yet for this page."),
-        "source": source,
-        "size": "none",
-    }
-    citation = target.paper.citation
-    env = environment()
-    template = env.get_template("template.html.j2")
+        sections.remove(candidates[0])
+        sections.insert(0, candidates[0])
+        check(target, sections[0])
+    if sections:
+        sections[0]["notes"] += left_out
+        head = sections[0]
+    else:
+        nothing = state("nothing_yet", "Nothing has been run yet for this page.")
+        head = {"verdict": nothing, "source": source, "size": "none"}
+    claims = bool(target.task.claims)
+    template = environment().get_template("claims_page.html.j2" if claims else "game_page.html.j2")
 
     def html() -> str:
+        data = {"target": target.name, "sections": [section_data(target, s) for s in sections]}
+        if not claims:
+            data = {"target": target.name, "x": "frames" if target.task.kind == "atari" else "steps", **data}
         return template.render(
             target=target,
             paper=target.paper,
             task=target.task,
-            citation=citation,
+            citation=target.paper.citation,
             sections=sections,
             head=head,
-            words=WORDS,
             page=f"reports/{target.name}.html",
             budgets=expectations(target) if not sections else [],
             live=live,
-            data={
-                "target": target.name,
-                "x": "frames" if target.task.kind == "atari" else "steps",
-                "sections": [section_data(s) for s in sections],
-            },
+            data=data,
         )
 
-    return embed_videos(sections, html), head
+    return (html() if claims else embed_videos(sections, html)), head
+
+
+def thinned(target: Target, found: Sequence[tuple[str, str, list[Run]]]) -> list[dict]:
+    """The sections, with curves thinned until all of them fit on the page."""
+    crowd = 1
+    while True:
+        sections = [section_of(target, *item, crowd) for item in found]
+        charts = [chart for section in sections for chart in section.get("charts", ())]
+        if crowd >= 32 or sum(len(script_json(c.data())) + len(c.svg()) for c in charts) < MAX_CHARTS:
+            return sections
+        crowd *= 2
+
+
+def check(target: Target, section: dict) -> None:
+    """Plays or measures again what a recorded section shows."""
+    if not target.task.claims:
+        section["replay"] = game_page.replay_check(section)
+    elif not section["differences"]:
+        section["check"] = claims_page.measured_again(target, section["finished"])
 
 
 def write(path: Path, text: str) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from common import papers
-from reports import laptop
+from reports.runs import find_runs
+from reports.scores import judge
 from reports.target import load_target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +48,7 @@ def test_results_are_the_recorded_ones(name):
     assert SEEDS[len(list(folder.glob("seed*")))] in words
     target = load_target(name)
     if target.task.kind == "laptop":
-        verdict, judged = laptop.judge(target, laptop.find_runs(target, ROOT / "no-results")[0][0][2])
+        verdict, judged = judge(target, find_runs(target, ROOT / "no-results")[0][0][2])
         held = sum(claim.key == "holds" for claim in judged)
         assert f"{held} of {len(judged)} claims hold" in words
         assert verdict.word.lower() in words

@@ -47,6 +47,7 @@ WORDS = {
     "in_progress": ("In progress", "wait"),
     "failed": ("Failed", "warn"),
     "nothing_yet": ("Nothing run yet", "wait"),
+    "damaged": ("Damaged results", "warn"),
 }
 
 

@@ -28,8 +28,8 @@ from common.evaluation import protocol as evaluation
 from common.runs import record
 from common.runs.checkpoint import Checkpoints
 from common.workflow import checked_config
-from reports import data
 from reports.render import build
+from reports.runs import find_runs
 from tests.reports import pages
 from tests.training import ROOT, TINY, open_run
 
@@ -147,9 +147,9 @@ def toy(tmp_path, monkeypatch) -> Path:
 TRIED: dict[str, int] = {}
 
 
-def runs_of_page(toy: Path) -> dict:
+def runs_of_page(toy: Path) -> object:
     """What a page reads before it is made; the page itself is made where a file is accepted."""
-    return data.find_runs(toy / "results/toy/pong", "own", "toy", None, "pong")
+    return find_runs(pages.target_of(toy), toy / "results")
 
 
 def try_all(kind: str, path: Path, bad: list[bytes], read: Callable[[], object], named: str = "") -> None:
@@ -631,7 +631,8 @@ def test_folders_of_odd_names_are_left_alone(toy, name):
     root = pages.write_run(toy).parent
     with contextlib.suppress(OSError):
         (root / name).mkdir()
-    assert [run.seed for run in data.find_runs(root.parent, "own", "toy", None, "pong")["hour"]] == [1]
+    ((_, _, runs),), _ = find_runs(pages.target_of(toy), toy / "results")
+    assert [run.seed for run in runs] == [1]
 
 
 def own_python() -> list[Path]:

@@ -9,7 +9,7 @@ import pytest
 
 from common import papers
 from common.errors import UserError
-from reports import boards, laptop
+from reports import boards, runs
 from reports.render import HERE, render
 
 NAME = "alphago_zero_tic_tac_toe"
@@ -58,7 +58,7 @@ def test_a_damaged_file_is_named(tmp_path, change, words):
 @pytest.fixture
 def page(tmp_path, monkeypatch):
     place = tmp_path / "alphago_zero" / "tic_tac_toe"
-    monkeypatch.setattr(laptop, "roots", lambda target, results: {"own": place})
+    monkeypatch.setattr(runs, "roots", lambda target, results: {"own": place})
     (folder,) = write(place / "smoke" / "seed1", board())
     (folder / "run.json").write_text(
         json.dumps(

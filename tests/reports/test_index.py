@@ -7,7 +7,7 @@ import pytest
 
 from common import papers
 from reports import index
-from reports.overview import aggregates, all_targets, entry_of, ours_against
+from reports.index import aggregates, all_targets, entry_of, ours_against
 from tests.reports.pages import PAPER_FRAMES, Reader, edit, write_progress, write_run
 
 PONG, MONTEZUMA = (-20.7, 9.3), (0.0, 4367.0)  # random, human

@@ -16,13 +16,15 @@ from common.errors import UserError
 from common.evaluation.statistics import seed_interval
 from common.evaluation.video import frame_count
 from reports import render as render_module
-from reports.charts import PictureRow, Scale, picture, series_of, short_count, thin, ticks
-from reports.data import read_curve
+from reports.charts import PictureRow, Scale, picture, ticks
+from reports.curves import series_of, thin
+from reports.files import read_curve
 from reports.reference import reference_of
 from reports.render import write
+from reports.runs import find_runs
 from reports.section import resolved_for
-from reports.tables import duration, plain_value
 from reports.target import load_target
+from reports.words import duration, plain_value, short_count
 from tests.reports.pages import (
     CURVE,
     PAPER_FRAMES,
@@ -285,10 +287,11 @@ def test_with_recorded_results_asked_for_damaged_ones_of_ones_own_do_not_matter(
     p = page(toy, source="recorded")
     assert (p.html["data-verdict"], p.html["data-source"]) == ("reached", "recorded")
     assert [s["id"] for s in p.data["sections"]] == ["recorded-hour"]
-    assert "Your own results in results/toy/pong are left out: " in p.words
+    assert "Your own results in results/toy/pong/hour are left out: " in p.words
     assert "results/toy/pong/hour/seed1/run.json: not valid JSON" in p.words
-    with pytest.raises(UserError, match=r"results/toy/pong/hour/seed1/run\.json"):
-        page(toy)
+    p = page(toy)
+    assert (p.html["data-source"], len(p.data["sections"])) == ("recorded", 1)
+    assert "results/toy/pong/hour/seed1/run.json: not valid JSON" in p.words
     (toy / "replications/toy/recorded/base/pong/hour/seed1/run.json").write_text("{")
     with pytest.raises(UserError, match=r"recorded/base/pong/hour/seed1/run\.json.*git checkout"):
         page(toy, source="recorded")
@@ -930,9 +933,7 @@ def test_curve_reader_counts_what_is_not_finite(tmp_path):
 def test_overrides_are_found_from_a_runs_settings(toy):
     write_run(toy, settings={"training_steps": 77, "learning_rate": 0.00025, "target_period": 10_000})
     target = target_of(toy)
-    from reports.data import find_runs
-
-    runs = find_runs(toy / "results/toy/pong", "own", "toy", None, "pong")["hour"]
+    ((_, _, runs),), _ = find_runs(target, toy / "results")
     resolved, notes = resolved_for(target, "hour", runs)
     assert resolved.settings["training_steps"] == 77
     assert resolved.sources["training_steps"] == "command line"

@@ -8,10 +8,12 @@ import pytest
 
 from common import papers
 from common.errors import UserError
-from reports import laptop
-from reports.overview import entry_of
+from reports import claims_page, runs
+from reports.charts import draw
+from reports.index import entry_of
 from reports.render import render
 from reports.target import load_target
+from reports.words import number
 
 NAME = "double_dqn_overestimation"
 GOOD = {
@@ -26,7 +28,7 @@ GOOD = {
 def own_runs_only(monkeypatch):
     """Whatever is recorded in the repository stays out of these pages."""
     monkeypatch.setattr(
-        laptop, "roots", lambda target, results: {"own": results / "double_dqn" / "overestimation"}
+        runs, "roots", lambda target, results: {"own": results / "double_dqn" / "overestimation"}
     )
 
 
@@ -150,8 +152,10 @@ def test_stale_results_of_ones_own_give_way_to_recorded_ones_and_are_named(tmp_p
     for seed in (1, 2, 3):
         write_run(kept, seed)
     both = {"own": own / "double_dqn" / "overestimation", "recorded": kept / "double_dqn" / "overestimation"}
-    monkeypatch.setattr(laptop, "roots", lambda target, results: both)
-    monkeypatch.setattr(laptop, "check_again", lambda target, runs: {"ok": True, "sentence": "Checked."})
+    monkeypatch.setattr(runs, "roots", lambda target, results: both)
+    monkeypatch.setattr(
+        claims_page, "measured_again", lambda target, runs: {"ok": True, "sentence": "Checked."}
+    )
     for source in ("own", "recorded"):
         text, head = page(tmp_path, source=source)
         assert head == ("replicated", "recorded", "paper")
@@ -174,7 +178,7 @@ def test_stale_results_of_ones_own_give_way_to_recorded_ones_and_are_named(tmp_p
 
 
 def test_small_numbers_are_powers_of_ten():
-    assert [laptop.number(v) for v in (2.5e-9, -1e-12, 0.0, 0.605)] == [
+    assert [number(v) for v in (2.5e-9, -1e-12, 0.0, 0.605)] == [
         "2.5 \u00d7 10\u207b\u2079", "\u22121.0 \u00d7 10\u207b\u00b9\u00b2", "0", "0.6050",
     ]  # fmt: skip
 
@@ -186,12 +190,12 @@ def test_a_run_of_another_task_is_refused(tmp_path):
 
 
 def test_medians_bands_and_log_axes(tmp_path):
-    runs = []
+    found = []
     for seed in (1, 2, 3):
-        runs.append(laptop.read_run(write_run(tmp_path, seed), "own", load_target(NAME)))
-    curves = laptop.curves_of("figure_1", runs)
+        found.append(runs.read_run(write_run(tmp_path, seed), "own", load_target(NAME)))
+    curves = claims_page.curves_of("figure_1", found)
     assert curves["single"] == [(2.0, 4.0, 2.0, 6.0), (4.0, 8.0, 4.0, 12.0), (1024.0, 2048.0, 1024.0, 3072.0)]
-    svg = laptop.draw({"title": "T", "x": "x", "y": "y", "log_x": True, "log_y": True}, curves)
+    svg = draw({"title": "T", "x": "x", "y": "y", "log_x": True, "log_y": True}, curves)
     marks = re.search(r'<path class="curve s1" d="M([^"]*)"', svg)[1].split("L")
     places = [[float(v) for v in mark.split()] for mark in marks]
     # 2 to 4 is a ninth of the way from 2 to 1024 on a logarithmic axis; up is less
@@ -209,7 +213,7 @@ def test_a_recorded_page_runs_one_seed_again(tmp_path, monkeypatch):
     measures = script.experiment(script.Config(**settings), 1).measures
     folder = write_run(tmp_path, 1, "smoke", measures=measures)
     monkeypatch.setattr(
-        laptop, "roots", lambda target, results: {"recorded": results / "double_dqn" / "overestimation"}
+        runs, "roots", lambda target, results: {"recorded": results / "double_dqn" / "overestimation"}
     )
     text, head = page(tmp_path, source="recorded")
     assert head == ("not_reached" if "Fails" in text else "reached", "recorded", "smoke")

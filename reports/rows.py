@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import math
-import os
 import statistics as st
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from common.errors import UserError
 from common.evaluation.statistics import (
     DASH,
     as_printed,
@@ -20,166 +16,11 @@ from common.evaluation.statistics import (
     standard_error,
 )
 from common.evaluation.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
-from reports.charts import short_count
-from reports.data import Run, read_curve
 from reports.reference import Reference
+from reports.runs import Run
+from reports.scores import episode_scores, score_is, score_of, scored_episodes, scores_are, spread
 from reports.target import Target, value_of
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None or not math.isfinite(seconds):
-        return DASH
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86_400:.1f} days"
-
-
-def same_or_each(runs: Sequence[Run], read: Callable[[Run], object]) -> str:
-    """One value where all seeds agree, else `seed 1: a; seed 2: b`."""
-    values = [read(run) for run in runs]
-    texts = [DASH if v is None or v == "" else str(v) for v in values]
-    if len(set(texts)) == 1:
-        return texts[0]
-    return "; ".join(f"seed {run.seed}: {text}" for run, text in zip(runs, texts, strict=True))
-
-
-def plain_value(value: object) -> str:
-    """A setting for a reader: 1,000,000 and 0.00025, never 2.5e-04."""
-    if value is None:
-        return DASH
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.10f}".rstrip("0").rstrip(".") if 1e-7 < abs(value) < 1e9 else f"{value:g}"
-    if isinstance(value, (list, tuple)):
-        return " x ".join(plain_value(v) for v in value)
-    return str(value)
-
-
-def shown(path: Path) -> str:
-    """A path as a reader of this checkout would type it."""
-    return os.path.relpath(path)
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    if (
-        isinstance(a, (int, float))
-        and isinstance(b, (int, float))
-        and isinstance(a, bool) == isinstance(b, bool)
-    ):
-        return math.isclose(a, b, rel_tol=1e-12)
-    return a == b
-
-
-WINDOW = 100  # training episodes that a score of the training asks for
-
-
-def score_of(run: Run) -> tuple[str, int | None]:
-    """(kind, number of episodes) of a seed's score, as it was made: fewer than WINDOW training episodes may have ended.
-
-    An evaluation of before it said so tells the kind of the protocol; the count is then that of the run.
-    """
-    played = len(run.evaluation["episodes"])
-    stated = run.evaluation.get("score_of")
-    if stated:
-        return stated["kind"], stated["episodes"]
-    kind = run.evaluation["protocol"].get("score", "evaluation_mean")
-    if kind == "last_100_episodes":
-        ended = run.run["progress"].get("episodes", WINDOW)
-        return (kind, min(WINDOW, ended)) if ended else ("evaluation_mean", played)
-    if kind == "best_phase" and run.run.get("result", {}).get("best_score", 0) is None:
-        return "evaluation_mean", played
-    return kind, None if kind == "best_phase" else played
-
-
-def score_is(run: Run) -> str:
-    """What a seed's score is, in words."""
-    kind, count = score_of(run)
-    if kind == "best_phase":
-        return "best evaluation phase"
-    if kind == "last_100_episodes":
-        return f"mean of the last {count} training episodes"
-    return f"mean of {count} episodes"
-
-
-def scores_are(runs: Sequence[Run]) -> str:
-    """`score_is` of several seeds; where they differ, of each."""
-    words = {run.seed: score_is(run) for run in runs}
-    if len(set(words.values())) == 1:
-        return words[runs[0].seed]
-    return "; ".join(f"of seed {seed} the {text}" for seed, text in words.items())
-
-
-def shortfall(run: Run) -> str | None:
-    """Why a score is not what the protocol says it is, where it is not."""
-    asked = run.evaluation["protocol"].get("score", "evaluation_mean")
-    kind, count = score_of(run)
-    if asked == "last_100_episodes" and kind == asked and count < WINDOW:
-        return f"the mean of the last {count} training episodes: fewer than the protocol's {WINDOW} had ended"
-    if asked == "last_100_episodes" and kind != asked:
-        return f"the mean of {count} evaluation games: no training episode had ended, and the protocol asks for {WINDOW}"
-    if asked == "best_phase" and kind != asked:
-        return f"the mean of {count} evaluation games: no evaluation phase saw a game end"
-    return None
-
-
-def shortfall_notes(runs: Sequence[Run]) -> list[str]:
-    """One sentence for all seeds whose score falls short in the same way."""
-    seeds: dict[str, list[int]] = {}
-    for run in runs:
-        why = shortfall(run)
-        if why:
-            seeds.setdefault(why, []).append(run.seed)
-    notes = []
-    for why, who in seeds.items():
-        of = "" if len(runs) == 1 else f" of seed{'s' if len(who) > 1 else ''} {', '.join(map(str, who))}"
-        notes.append(f"The score{of} is {why}.")
-    return notes
-
-
-def episode_scores(run: Run, key: str = "episodes") -> list[float]:
-    return [episode["score"] for episode in run.evaluation.get(key) or []]
-
-
-def spread(scores: Sequence[float]) -> float | None:
-    return st.stdev(scores) if len(scores) > 1 else None
-
-
-def scored_episodes(run: Run) -> list[float]:
-    """The episodes whose mean is the score: of the evaluation, or the last ones of the training; empty where they are not
-    kept.
-    """
-    kind, count = score_of(run)
-    if kind == "evaluation_mean":
-        return episode_scores(run)
-    if kind != "last_100_episodes" or not count:
-        return []
-    try:
-        rows = read_curve(run.folder / "episodes.csv", live=True).columns.get("score", [])[-count:]
-    except UserError:  # it informs, no more
-        return []
-    whole = len(rows) == count and None not in rows
-    return (
-        rows
-        if whole and math.isclose(st.fmean(rows), run.evaluation["score"], rel_tol=1e-6, abs_tol=1e-6)
-        else []
-    )
-
-
-def uncertainty(verdict: Verdict, finished: Sequence[Run]) -> float | None:
-    """What our score is rounded to: half the interval over seeds; for one seed, its episodes' standard error."""
-    if verdict.score and verdict.score.high is not None:
-        return verdict.score.high - verdict.score.mean
-    scores = scored_episodes(finished[0])
-    return standard_error(spread(scores), len(scores))
+from reports.words import duration, plain_value, same, same_or_each, short_count, shown, silence
 
 
 def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
@@ -321,20 +162,16 @@ def noise_sentence(rows: Sequence[dict]) -> str | None:
 
 
 def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
-    """The paper's constants beside ours; a deviation carries its reason.
-
-    A task with a script of its own has none of them.
-    """
-    if target.task.script != "train":
-        return []
+    """The paper's constants, or of a script of its own the task's, beside ours; a deviation carries its reason."""
+    own = target.task.script != "train"
     trained = next((run.run["settings"] for run in runs if run.run), None)
     settings = trained or (resolved.settings if resolved else {})
-    reasons = {d.field or d.what: d.reason for d in resolved.deviations} if resolved else {}
+    reasons = {d.field or d.what: d.reason for d in resolved.deviations} if resolved and not own else {}
     rows = []
-    for constant in target.paper.constants:
+    for constant in target.task.constants if own else target.paper.constants:
         ours = settings.get(constant.field, constant.ours) if constant.field else constant.ours
         deviates = constant.paper is None or not same(ours, constant.expected)
-        unit = f" {constant.field_unit}" if constant.field_unit != constant.unit else ""
+        unit = f" {constant.field_unit}" if constant.field_unit != constant.unit and not own else ""
         rows.append(
             {
                 "name": constant.name,
@@ -480,19 +317,6 @@ def cost_rows(runs: Sequence[Run]) -> list[list[str]]:
             ]
         )
     return rows
-
-
-SILENT = 300  # seconds: a training writes its status every ten, an evaluation phase may take minutes
-
-
-def silence(updated: object) -> str | None:
-    """How long ago a status was written, where that is too long for a process that still runs."""
-    try:
-        then = datetime.datetime.fromisoformat(str(updated))
-    except ValueError:
-        return None
-    seconds = (datetime.datetime.now(then.tzinfo) - then).total_seconds()
-    return duration(seconds) if seconds > SILENT else None
 
 
 def progress_rows(runs: Sequence[Run], reference: Reference | None = None) -> list[dict]:

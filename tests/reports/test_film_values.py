@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from reports.outlook import bar_rows, decimals, embedded, explored, size, summary_rows, trace
+from reports.film_values import bar_rows, decimals, embedded, explored, size, summary_rows, trace
 from tests.reports.pages import edit, film, page, write_run, write_values
 
 ROWS = [[-0.5, 1.0], [0.25, 0.75], [1.5, 0.5], [1.0, 1.25]]

@@ -1,7 +1,6 @@
-"""Reads the run folders of one task: what is finished, what is still running, and whether the seeds may be averaged.
+"""Reads the files of a run's folder. A damaged file is an error that names the file, what is wrong and the fix.
 
-A damaged file is an error that names the file, what is wrong and the fix; nothing is guessed. Only the logs of a run
-that is still writing (`checkpoint/live/`) may end in half a line.
+Nothing is guessed. Only the logs of a run that is still writing (`checkpoint/live/`) may end in half a line.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +15,6 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from common.errors import UserError
-
-SIZE = re.compile(r"[a-z0-9_]+|frames-[0-9]+")
-SEED = re.compile(r"seed([0-9]+)")
 
 _number, _count, _text = (
     {"type": "number"},
@@ -30,20 +25,20 @@ _maybe_text = {"type": ["string", "null"]}
 _maybe_number = {"type": ["number", "null"], "minimum": -1e15, "maximum": 1e15}
 
 
-def _object(required: dict, optional: dict | None = None) -> dict:
+def json_object(required: dict, optional: dict | None = None) -> dict:
     return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
 
 
-RUN_SCHEMA = _object(
+RUN_SCHEMA = json_object(
     {
         "paper": _text,
         "task": _text,
         "seed": _count,
         "settings": {"type": "object"},
-        "progress": _object(
+        "progress": json_object(
             {"agent_steps": _count, "frames": _count}, {"updates": _count, "episodes": _count}
         ),
-        "provenance": _object(
+        "provenance": json_object(
             {"code_sha256": _maybe_text, "lock_sha256": _maybe_text},
             {
                 "commit": _maybe_text,
@@ -56,7 +51,7 @@ RUN_SCHEMA = _object(
                 "notes": {"type": "array"},
             },
         ),
-        "cost": _object(
+        "cost": json_object(
             {"seconds": _maybe_number},
             {
                 "attempts": _count,
@@ -69,11 +64,32 @@ RUN_SCHEMA = _object(
     {"variant": _maybe_text, "paper_frames": {"type": ["integer", "null"]}, "result": {"type": "object"}},
 )
 
+
+CLAIMS_RUN_SCHEMA = json_object(
+    {
+        "paper": _text,
+        "task": _text,
+        "seed": {"type": "integer"},
+        "settings": {"type": "object"},
+        "provenance": json_object(
+            {"code_sha256": {"type": ["string", "null"]}, "lock_sha256": {"type": ["string", "null"]}},
+            {"undecided": {"type": "object", "additionalProperties": _text}},
+        ),
+        "cost": json_object({"seconds": {"type": "number"}}),
+    }
+)
+
+
+MEASURES_SCHEMA = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "number"}}
+
+
 _episodes = {
     "type": "array",
-    "items": _object({"score": _number}, {"seed": {"type": "integer"}, "length": _count}),
+    "items": json_object({"score": _number}, {"seed": {"type": "integer"}, "length": _count}),
 }
-EVALUATION_SCHEMA = _object(
+
+
+EVALUATION_SCHEMA = json_object(
     {
         "score": _number,
         "episodes": {**_episodes, "minItems": 1},
@@ -85,11 +101,12 @@ EVALUATION_SCHEMA = _object(
         "weights_agent_step": {"type": ["integer", "null"]},
         "seconds": _maybe_number,
         "device": _text,
-        "score_of": _object({"kind": _text, "episodes": {"type": ["integer", "null"], "minimum": 0}}),
+        "score_of": json_object({"kind": _text, "episodes": {"type": ["integer", "null"], "minimum": 0}}),
     },
 )
 
-VALUES_SCHEMA = _object(
+
+VALUES_SCHEMA = json_object(
     {
         "kind": {"enum": ["values", "probabilities"]},
         "fps": {"type": "number", "exclusiveMinimum": 0, "maximum": 1000},
@@ -102,7 +119,7 @@ VALUES_SCHEMA = _object(
         "weights_sha256": _text,
         "films": {
             "type": "object",
-            "additionalProperties": _object(
+            "additionalProperties": json_object(
                 {
                     "episode": _count,
                     "played": {"type": "array", "items": _count, "minItems": 1, "maxItems": 10**5},
@@ -135,44 +152,7 @@ class Curve:
         return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One seed's folder.
-
-    `state`: finished, unevaluated (trained, no evaluation yet), training, evaluating, stopped, failed.
-    """
-
-    folder: Path
-    source: str  # own | recorded
-    size: str
-    seed: int
-    state: str
-    curve: Curve
-    run: dict | None = None
-    evaluation: dict | None = None
-    status: dict | None = None
-
-    @property
-    def agent_steps(self) -> int:
-        if self.run:
-            return int(self.run["progress"]["agent_steps"])
-        return int((self.status or {}).get("agent_steps") or 0)
-
-    @property
-    def video(self) -> Path | None:
-        return self._file("episode.mp4")
-
-    @property
-    def best_video(self) -> Path | None:
-        """The best episode, where the evaluation filmed one that is better than the median."""
-        return self._file("best.mp4") if (self.evaluation or {}).get("best_video") else None
-
-    def _file(self, name: str) -> Path | None:
-        path = self.folder / name
-        return path if path.is_file() and path.stat().st_size else None
-
-
-def _bad(path: Path, what: str) -> UserError:
+def damaged(path: Path, what: str) -> UserError:
     if "recorded" in path.parts:
         fix = f"restore it: git checkout -- {path.parent}"
     elif path.name in ("evaluation.json", "values.json"):
@@ -187,15 +167,15 @@ def read_json(path: Path, schema: dict) -> dict:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _bad(path, "the file is missing") from None
+        raise damaged(path, "the file is missing") from None
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, of numbers with thousands of digits
-        raise _bad(path, f"not valid JSON ({error})") from None
+        raise damaged(path, f"not valid JSON ({error})") from None
     except OSError as error:
-        raise _bad(path, f"cannot be read ({error.strerror})") from None
+        raise damaged(path, f"cannot be read ({error.strerror})") from None
     problem = best_match(Draft202012Validator(schema).iter_errors(data))
     if problem is not None:
         where = ".".join(str(part) for part in problem.absolute_path) or "top level"
-        raise _bad(path, f"at {where}: {problem.message[:200]}")
+        raise damaged(path, f"at {where}: {problem.message[:200]}")
     return data
 
 
@@ -212,13 +192,13 @@ def read_evaluation(path: Path) -> dict:
     for key in ("episodes", "extra_episodes"):
         for index, episode in enumerate(data.get(key) or []):
             if not _finite(episode["score"]):
-                raise _bad(path, f"at {key}.{index}.score: {episode['score']} is not a finite number")
+                raise damaged(path, f"at {key}.{index}.score: {episode['score']} is not a finite number")
     if not _finite(data["score"]):
-        raise _bad(path, f"at score: {data['score']} is not a finite number")
+        raise damaged(path, f"at score: {data['score']} is not a finite number")
     if data["protocol"].get("score", "evaluation_mean") == "evaluation_mean":
         mean = sum(e["score"] for e in data["episodes"]) / len(data["episodes"])
         if not math.isclose(mean, data["score"], rel_tol=1e-6, abs_tol=1e-6):
-            raise _bad(
+            raise damaged(
                 path,
                 f"score {data['score']} is not the mean of its {len(data['episodes'])} episodes, {mean:.6g}",
             )
@@ -233,15 +213,15 @@ def read_values(path: Path) -> dict | None:
     actions = len(data["actions"])
     for name, film in data["films"].items():
         if len(film["values"]) != len(film["played"]):
-            raise _bad(
+            raise damaged(
                 path, f"at films.{name}: {len(film['values'])} rows of values, {len(film['played'])} actions"
             )
         if any(len(row) != actions or not all(map(_finite, row)) for row in film["values"]):
-            raise _bad(
+            raise damaged(
                 path, f"at films.{name}.values: a row is not {actions} finite numbers, one for each action"
             )
         if max(film["played"]) >= actions:
-            raise _bad(
+            raise damaged(
                 path, f"at films.{name}.played: {max(film['played'])} is none of the {actions} actions"
             )
     return data
@@ -256,30 +236,30 @@ def read_curve(path: Path, live: bool = False, needed: tuple[str, ...] = ("agent
     except FileNotFoundError:
         if live:
             return Curve()
-        raise _bad(path, "the file is missing") from None
+        raise damaged(path, "the file is missing") from None
     except (UnicodeDecodeError, OSError) as error:
-        raise _bad(path, f"cannot be read ({error})") from None
+        raise damaged(path, f"cannot be read ({error})") from None
     if live and not text.endswith("\n"):
         text = text[: text.rfind("\n") + 1]
     rows = list(csv.reader(text.splitlines()))
     if not rows:
         if live:
             return Curve()
-        raise _bad(path, "the file is empty")
+        raise damaged(path, "the file is empty")
     header = rows[0]
     for column in needed:
         if column not in header:
-            raise _bad(path, f"line 1 has no column {column!r}")
+            raise damaged(path, f"line 1 has no column {column!r}")
     columns: dict[str, list[float | None]] = {name: [] for name in header}
     not_finite = 0
     for line, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
-            raise _bad(path, f"line {line} has {len(row)} cells, the header {len(header)}")
+            raise damaged(path, f"line {line} has {len(row)} cells, the header {len(header)}")
         for name, cell in zip(header, row, strict=True):
             try:
                 value = float(cell) if cell.strip() else None
             except ValueError:
-                raise _bad(path, f"line {line}: {name} is {cell[:40]!r}, not a number") from None
+                raise damaged(path, f"line {line}: {name} is {cell[:40]!r}, not a number") from None
             if value is not None and not math.isfinite(value):
                 value, not_finite = None, not_finite + 1
             columns[name].append(value)
@@ -317,7 +297,7 @@ def training_scores(path: Path, window: int = 100, most: int = 500) -> Curve:
     return Curve(kept | {"train_score_100": means[::-1]})
 
 
-def _read_status(folder: Path) -> dict:
+def read_status(folder: Path) -> dict:
     """Only informs; a run that is just writing it is not an error."""
     try:
         status = json.loads((folder / "checkpoint" / "status.json").read_text(encoding="utf-8"))
@@ -331,76 +311,17 @@ def _read_status(folder: Path) -> dict:
     return {k: v for k, v in status.items() if fits(k, v)} if isinstance(status, dict) else {}
 
 
-def read_run(folder: Path, source: str, paper: str, variant: str | None, task: str) -> Run | None:
-    """The run in `folder`, or None where nothing was started there."""
-    size, seed = folder.parent.name, int(SEED.fullmatch(folder.name)[1])
-    if not (folder / "run.json").exists():
-        if (folder / "checkpoint").is_dir():
-            status = _read_status(folder)
-            state = status.get("state")
-            state = state if state in ("training", "evaluating", "stopped", "failed") else "training"
-            live = folder / "checkpoint" / "live"
-            curve = with_hours(read_curve(live / "curve.csv", live=True), live / "timing.csv")
-            if not any(curve.columns.values()):  # no evaluation phase yet
-                curve = training_scores(live / "episodes.csv")
-            return Run(folder, source, size, seed, state, curve, status=status)
-        if any((folder / name).exists() for name in ("curve.csv", "model.safetensors", "evaluation.json")):
-            raise _bad(folder / "run.json", "the file is missing, though other results are there")
-        return None
-    run = read_json(folder / "run.json", RUN_SCHEMA)
-    expected = {"paper": paper, "variant": variant or None, "task": task, "seed": seed}
-    for key, value in expected.items():
-        found = run.get(key) or (None if key == "variant" else run.get(key))
-        if found != value:
-            raise _bad(folder / "run.json", f"at {key}: {found!r}, but its folder says {value!r}")
-    curve = with_hours(read_curve(folder / "curve.csv"), folder / "timing.csv")
-    if not (folder / "evaluation.json").exists():
-        return Run(folder, source, size, seed, "unevaluated", curve, run, status=_read_status(folder))
-    return Run(
-        folder, source, size, seed, "finished", curve, run, read_evaluation(folder / "evaluation.json")
-    )
-
-
-def find_runs(root: Path, source: str, paper: str, variant: str | None, task: str) -> dict[str, list[Run]]:
-    """size -> runs by seed, for every size folder under `root` (the task's own folder)."""
-    sizes: dict[str, list[Run]] = {}
-    if not root.is_dir():
-        return sizes
-    for size in sorted(p for p in root.iterdir() if p.is_dir() and SIZE.fullmatch(p.name)):
-        seeds = sorted(
-            (p for p in size.iterdir() if p.is_dir() and SEED.fullmatch(p.name)),
-            key=lambda p: int(p.name[4:]),
-        )
-        runs = [run for p in seeds if (run := read_run(p, source, paper, variant, task)) is not None]
-        if runs:
-            sizes[size.name] = runs
-    return sizes
-
-
-def differences(runs: list[Run]) -> list[dict]:
-    """What keeps finished seeds from being averaged: `what` and, for each value found, the seeds and folders that
-    have it.
-    """
-    readers = {
-        "code fingerprint": lambda r: r.run["provenance"].get("code_sha256"),
-        "dependency lock": lambda r: r.run["provenance"].get("lock_sha256"),
-        "ROM checksum": lambda r: r.run["provenance"].get("rom_sha256"),
-    }
-    for name in sorted({name for r in runs for name in r.run["settings"]} - {"seed"}):
-        readers[f"setting {name}"] = lambda r, name=name: r.run["settings"].get(name)
-    for name in ("name", "episodes", "epsilon", "max_frames", "noop_max", "weights"):
-        readers[f"evaluation {name}"] = lambda r, name=name: r.evaluation["protocol"].get(name)
-    found = []
-    for what, read in readers.items():
-        groups: dict[str, list[Run]] = {}
-        for run in runs:
-            groups.setdefault(json.dumps(read(run), sort_keys=True, default=str), []).append(run)
-        if len(groups) > 1:
-            values = [{"value": json.loads(value), "runs": members} for value, members in groups.items()]
-            found.append({"what": what, "values": values})
-    return found
-
-
-def rank(finished: bool, agent_steps: int, own: bool, size: str) -> tuple:
-    """Which of a page's sizes comes first: the longest; at equal length a finished one, then one's own."""
-    return not finished, -agent_steps, not own, size
+def read_points(path: Path) -> dict[tuple[str, str], dict[float, float]]:
+    """UserError for a missing, torn or malformed file."""
+    points: dict[tuple[str, str], dict[float, float]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file, strict=True):
+                points.setdefault((row["figure"], row["series"]), {})[float(row["x"])] = float(row["y"])
+    except FileNotFoundError:
+        raise damaged(path, "the file is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise damaged(path, f"cannot be read as a table of points ({error!r})") from None
+    if not all(math.isfinite(v) for curve in points.values() for pair in curve.items() for v in pair):
+        raise damaged(path, "it holds a value that is not a finite number")
+    return points
