@@ -87,6 +87,10 @@ class Replay:
     def torch_dtype(self) -> torch.dtype:
         return torch.from_numpy(np.zeros(0, self.frames.dtype)).dtype
 
+    def blank_states(self, count: int) -> torch.Tensor:
+        """(count, *state_shape) zeros on the device, of the frames' dtype."""
+        return torch.zeros((count, *self.state_shape), dtype=self.torch_dtype, device=self.device)
+
     def __len__(self) -> int:
         """Slots in use, at most the capacity."""
         return int(np.minimum(self.written, self.window).sum())

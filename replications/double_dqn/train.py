@@ -1,10 +1,15 @@
-"""Double DQN (2016): van Hasselt, Guez, Silver, "Deep Reinforcement Learning with Double Q-learning", AAAI 2016, arXiv 1509.06461.
+"""Double DQN (2016): van Hasselt et al., "Deep Reinforcement Learning with Double Q-learning", AAAI 2016.
 
-This is DQN (2015) with: targets whose action is chosen by the network that learns, and valued by the target network. The variant
-`tuned` has one output bias for all actions, a longer target period and less exploration, and is otherwise the same.
-`paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
+This is DQN (2015) with: targets whose action is chosen by the network that learns, and valued by the target
+network. Variant `tuned` has one output bias for all actions, a longer target period and less exploration.
 
-Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser. Loops count agent steps.
+`paper.yaml` beside this file lists every constant with its source, and every point where this script differs
+from the paper. Four things are not in this file: the screens (common/environments/atari.py), the replay
+memory (common/learning/replay.py), the evaluation (common/evaluation/protocol.py), and a run's folder,
+checkpoints and logs (common/runs/run.py).
+
+Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser.
+Loops count agent steps.
 
     ./run python -m replications.double_dqn.train --task pong --seed 1 --budget hour
 """
@@ -35,28 +40,24 @@ from common.runs.run import Run
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults are the paper's, DQN's untouched: "EDT1" and "Methods" are those of Mnih et al. (2015), "appendix" is its own."""
+    """Defaults are the paper's; "Methods" and "EDT1" (Extended Data Table 1) are of Mnih et al. (2015)."""
 
     training_steps: int = 50_000_000  # agent steps (200M frames, about a week on one GPU); appendix
     num_envs: int = 1  # environments stepped together; the paper has one
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    preprocessing: Literal["nature", "ale"] = (
-        "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
-    )
+    preprocessing: Literal["nature", "ale"] = "nature"  # Methods; "ale" is faster and not the paper's
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"
 
-    network: Literal["nature", "mlp"] = (
-        "nature"  # Methods, "Model architecture"; "mlp" for vector observations
-    )
-    shared_bias: bool = False  # one bias for all outputs; "tuned" has it
+    network: Literal["nature", "mlp"] = "nature"  # Methods; "mlp" is for vector observations
+    shared_bias: bool = False  # one bias for all outputs; "tuned"
     replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
     replay_start: int = 50_000  # agent steps; EDT1 "replay start size"
     batch_size: int = 32  # transitions; EDT1 "minibatch size"
     update_period: int = 4  # agent steps per update; EDT1 "update frequency"
-    target_period: int = 10_000  # agent steps; appendix ("tuned": 30,000)
+    target_period: int = 10_000  # agent steps; appendix
     discount: float = 0.99  # EDT1 "discount factor"
     error_clip: float = 1.0  # on the temporal-difference error; Methods, "Training algorithm"
 
@@ -66,32 +67,28 @@ class Config:
     min_squared_gradient: float = 0.01  # inside the root; EDT1
 
     initial_exploration: float = 1.0  # epsilon; EDT1
-    final_exploration: float = 0.1  # epsilon; EDT1 ("tuned": .01)
-    final_exploration_step: int = (
-        1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
-    )
+    final_exploration: float = 0.1  # epsilon; EDT1
+    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1
 
     evaluation_period: int = 1_000_000  # agent steps between evaluation phases; appendix
     evaluation_steps: int = 125_000  # agent steps of a phase; "Results on overoptimism"
-    evaluation_epsilon: float = 0.05  # Methods, "Evaluation procedure" ("tuned": .01; Schaul et al., Table 5)
+    evaluation_epsilon: float = 0.05  # Methods, "Evaluation procedure"
     held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
 
     learn_while_stepping: bool = False  # updates while the emulators step; the paper's come after
     cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
 
 
-CURVE: tuple[str, ...] = (
-    "value_estimate",
-)  # max_a Q(s, a), averaged over the steps of the evaluation phase; Figure 3
+CURVE: tuple[str, ...] = ("value_estimate",)  # max_a Q(s, a), the mean over a phase's steps; Figure 3
 
 
 # --- network ---
 
 
 class NatureNetwork(nn.Module):
-    """Methods, "Model architecture": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units, one output per action.
+    """Methods, "Model architecture": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units.
 
-    PyTorch's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, is the released code's too.
+    PyTorch's default initialisation is the released code's: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases too.
     """
 
     def __init__(self, num_actions: int, stack: int = 4):
@@ -115,49 +112,46 @@ def make_network(config: Config, envs) -> nn.Module:
     if config.network == "mlp":
         q = MLP(envs.num_actions, config.stack * int(np.prod(envs.obs_shape)))
     else:
-        q = fast_layers(NatureNetwork(envs.num_actions, config.stack))  # the same network, computed faster
+        q = NatureNetwork(envs.num_actions, config.stack)
     if config.shared_bias:
         q.layers[-1].bias = nn.Parameter(q.layers[-1].bias.detach()[:1].clone())
-    return q
+    return fast_layers(q)  # the same network, computed faster
 
 
 # --- learning rule ---
 
 
 def exploration(step: int, config: Config) -> float:
-    """epsilon at an agent step: 1 until the replay start, then linear to its final value."""
+    """epsilon at an agent step: its initial value until the replay start, then linear to its final value."""
     progress = min(max(step - config.replay_start, 0) / config.final_exploration_step, 1.0)
     return config.initial_exploration + progress * (config.final_exploration - config.initial_exploration)
 
 
 def q_targets(
-    rewards: torch.Tensor,
-    online: torch.Tensor,
-    target: torch.Tensor,
-    terminals: torch.Tensor,
-    discount: float,
+    rewards: torch.Tensor, q: torch.Tensor, q_hat: torch.Tensor, terminals: torch.Tensor, discount: float
 ) -> torch.Tensor:
-    """Section "Double DQN": y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
+    """Double DQN's: y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
 
-    rewards (B,) float32; online and target (B, A): values of s' by theta and by theta-; terminals (B,) bool -> (B,) float32.
+    rewards (B,) float32, values of s' (B, A), terminals (B,) bool -> (B,) float32.
     """
-    chosen = online.argmax(dim=1, keepdim=True)
-    return rewards + discount * target.gather(1, chosen).squeeze(1) * ~terminals
+    chosen = q.argmax(dim=1, keepdim=True)
+    return rewards + discount * q_hat.gather(1, chosen).squeeze(1) * ~terminals
 
 
 def q_loss(
     values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, error_clip: float
 ) -> torch.Tensor:
-    """DQN's, with the error clipped: the gradient is the sum over the minibatch of -clip(y - Q(s, a), -1, 1) dQ(s, a).
+    """DQN's Equation 3, the error clipped: the gradient is the sum of -clip(y - Q(s, a), -1, 1) dQ(s, a).
 
-    values (B, A), actions (B,) int64, targets (B,) -> scalar. Summed, not averaged: the learning rate is meant for sums.
+    values (B, A), actions (B,) int64, targets (B,) -> scalar. Summed over the minibatch, not averaged: the
+    learning rate is meant for sums.
     """
     chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)
     return F.huber_loss(chosen, targets, reduction="sum", delta=error_clip)
 
 
 class RMSProp:
-    """DQN's released code's: centred, epsilon inside the root, no heavy ball. With d the gradient of the loss,
+    """DQN's released code's: centred, epsilon inside the root, no heavy ball. With d the gradient,
 
     g <- .95 g + .05 d;  s <- .95 s + .05 d^2;  w <- w - learning_rate d / sqrt(s - g^2 + .01).
     """
@@ -169,17 +163,11 @@ class RMSProp:
 
     @torch.no_grad()
     def step(self) -> None:
-        c, d = self.config, self.gradient
-        self.mean.lerp_(d, 1 - c.gradient_momentum)
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
-            d, d, value=1 - c.squared_gradient_momentum
-        )
-        root = (
-            torch.addcmul(self.mean_square, self.mean, self.mean, value=-1)
-            .add_(c.min_squared_gradient)
-            .sqrt_()
-        )
-        self.weights.addcdiv_(d, root, value=-c.learning_rate)
+        c, d, g, s = self.config, self.gradient, self.mean, self.mean_square
+        g.lerp_(d, 1 - c.gradient_momentum)
+        s.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
+        variance = torch.addcmul(s, g, g, value=-1)
+        self.weights.addcdiv_(d, variance.add_(c.min_squared_gradient).sqrt_(), value=-c.learning_rate)
 
     def state_dict(self) -> dict:
         return {"mean": self.mean, "mean_square": self.mean_square}
@@ -192,10 +180,8 @@ class RMSProp:
 def update(q: nn.Module, target: nn.Module, optimiser: RMSProp, batch: Batch, config: Config) -> torch.Tensor:
     """One gradient step; returns the summed loss, a scalar tensor on the learner's device."""
     with torch.no_grad():
-        online = q(batch.next_states)
-        targets = q_targets(
-            batch.rewards, online, target(batch.next_states), batch.terminals, config.discount
-        )
+        q_next, q_hat_next = q(batch.next_states), target(batch.next_states)
+        targets = q_targets(batch.rewards, q_next, q_hat_next, batch.terminals, config.discount)
     loss = q_loss(q(batch.states), batch.actions, targets, config.error_clip)
     optimiser.gradient.zero_()
     loss.backward()
@@ -219,6 +205,7 @@ def act(
 
 
 def train(config: Config, run: Run) -> None:
+    """The whole training: Algorithm 1, evaluation phases, and the network that is kept."""
     c, rng = config, np.random.default_rng(run.seed)
     envs = make_envs(c, run.task, c.num_envs, run.seed)
     # Initialise replay memory D, action-value function Q and target action-value function Q^ = Q
@@ -229,9 +216,7 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (make_network(c, envs).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros(
-        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
-    )
+    held_out = replay.blank_states(c.held_out_states)
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     progress = Progress()
     resumed = run.resume(
@@ -247,7 +232,8 @@ def train(config: Config, run: Run) -> None:
             return
         for _ in range(progress.times_due(c.update_period)):
             # Sample a random minibatch from D; gradient step on (y - Q(s, a; theta))^2, the error clipped
-            loss_sum.add_(gradient_step(replay.draw(rng, c.batch_size)))
+            indices = replay.draw(rng, c.batch_size)
+            loss_sum.add_(gradient_step(indices))
             progress.updates += 1
         run.check_finite(loss_sum, progress)
         # Every C steps reset Q^ = Q
@@ -278,16 +264,10 @@ def train(config: Config, run: Run) -> None:
         if progress.times_due(c.evaluation_period):
             estimates: list[float] = []
             run.evaluation_phase(
-                progress,
-                greedy(q, estimates),
-                q,
-                best,
-                loss_sum,
-                epsilon=exploration(progress.agent_steps, c),
-                learning_rate=c.learning_rate,
+                progress, greedy(q, estimates), q, best, loss_sum, value_estimate=estimates,
+                epsilon=exploration(progress.agent_steps, c), learning_rate=c.learning_rate,
                 mean_max_q=mean_max_q(q, held_out),
-                value_estimate=estimates,
-            )
+            )  # fmt: skip
 
     run.finish(progress, best if progress.best_score is not None else q, replay)
 

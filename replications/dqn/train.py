@@ -1,15 +1,15 @@
-"""Deep Q-Network (2015): Mnih et al., "Human-level control through deep reinforcement learning", Nature 518:529-533.
+"""Deep Q-Network (2015): Mnih et al., "Human-level control through deep reinforcement learning", Nature 518.
 
-This is Q-learning with: a convolutional network on the last four frames; a replay memory sampled uniformly; a target
-network copied now and then; the error clipped to [-1, 1]; rewards clipped to [-1, 1]; a lost life as the end of an
-episode, for learning. `paper.yaml` beside this file lists every constant with its source, and every point where this
-script differs from the paper.
+This is Q-learning with: a convolutional network on four frames; a replay memory, sampled uniformly; a target
+network; errors and rewards clipped to [-1, 1]; a lost life as the end of an episode, for learning.
 
-Four things are not in this file: the screens (common/environments/atari.py), the replay memory (common/learning/replay.py),
-how an agent is evaluated (common/evaluation/protocol.py), and a run's folder, checkpoints and logs (common/runs/run.py).
+`paper.yaml` beside this file lists every constant with its source, and every point where this script differs
+from the paper. Four things are not in this file: the screens (common/environments/atari.py), the replay
+memory (common/learning/replay.py), the evaluation (common/evaluation/protocol.py), and a run's folder,
+checkpoints and logs (common/runs/run.py).
 
-Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser. Loops count
-agent steps.
+Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser.
+Loops count agent steps.
 
     ./run python -m replications.dqn.train --task pong --seed 1 --budget hour
 """
@@ -40,31 +40,25 @@ from common.runs.run import Run
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults are the paper's; "EDT1" is its Extended Data Table 1."""
+    """Defaults are the paper's; "Methods" and "EDT1" (Extended Data Table 1) are of Mnih et al. (2015)."""
 
     training_steps: int = 50_000_000  # agent steps (200M frames, about 38 days of play); Methods
     num_envs: int = 1  # environments stepped together; the paper has one
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    preprocessing: Literal["nature", "ale"] = (
-        "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
-    )
+    preprocessing: Literal["nature", "ale"] = "nature"  # Methods; "ale" is faster and not the paper's
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"
 
-    network: Literal["nature", "mlp"] = (
-        "nature"  # Methods, "Model architecture"; "mlp" for vector observations
-    )
+    network: Literal["nature", "mlp"] = "nature"  # Methods; "mlp" is for vector observations
     replay: bool = True  # Extended Data Table 3 switches it off
     replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
     replay_start: int = 50_000  # agent steps; EDT1 "replay start size"
     batch_size: int = 32  # transitions; EDT1 "minibatch size"
     update_period: int = 4  # agent steps per update; EDT1 "update frequency"
     target_network: bool = True  # Extended Data Table 3 switches it off
-    target_period: int = (
-        10_000  # agent steps; EDT1 says parameter updates, the released code counts agent steps
-    )
+    target_period: int = 10_000  # agent steps, as in the released code; EDT1 says updates
     discount: float = 0.99  # EDT1 "discount factor"
     error_clip: float = 1.0  # on the temporal-difference error; Methods, "Training algorithm"
 
@@ -75,14 +69,12 @@ class Config:
 
     initial_exploration: float = 1.0  # epsilon; EDT1
     final_exploration: float = 0.1  # epsilon; EDT1
-    final_exploration_step: int = (
-        1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
-    )
+    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1
 
     evaluation_period: int = 250_000  # agent steps between evaluation phases; released code
     evaluation_steps: int = 125_000  # agent steps of a phase; released code
     evaluation_epsilon: float = 0.05  # Methods, "Evaluation procedure"
-    held_out_states: int = 500  # states whose mean max Q is traced; released code "valid_size"
+    held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
 
     learn_while_stepping: bool = False  # updates while the emulators step; the paper's come after
     cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
@@ -92,9 +84,9 @@ class Config:
 
 
 class NatureNetwork(nn.Module):
-    """Methods, "Model architecture": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units, one output per action.
+    """Methods, "Model architecture": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units.
 
-    PyTorch's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, is the released code's.
+    PyTorch's default initialisation is the released code's: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases too.
     """
 
     def __init__(self, num_actions: int, stack: int = 4):
@@ -116,42 +108,45 @@ class NatureNetwork(nn.Module):
 def make_network(config: Config, envs) -> nn.Module:
     """The network for these environments' observations and actions."""
     if config.network == "mlp":
-        return MLP(envs.num_actions, config.stack * int(np.prod(envs.obs_shape)))
-    return fast_layers(NatureNetwork(envs.num_actions, config.stack))  # the same network, computed faster
+        q = MLP(envs.num_actions, config.stack * int(np.prod(envs.obs_shape)))
+    else:
+        q = NatureNetwork(envs.num_actions, config.stack)
+    return fast_layers(q)  # the same network, computed faster
 
 
 # --- learning rule ---
 
 
 def exploration(step: int, config: Config) -> float:
-    """epsilon at an agent step: 1 until the replay start, then linear to its final value."""
+    """epsilon at an agent step: its initial value until the replay start, then linear to its final value."""
     progress = min(max(step - config.replay_start, 0) / config.final_exploration_step, 1.0)
     return config.initial_exploration + progress * (config.final_exploration - config.initial_exploration)
 
 
 def q_targets(
-    rewards: torch.Tensor, next_values: torch.Tensor, terminals: torch.Tensor, discount: float
+    rewards: torch.Tensor, q_hat: torch.Tensor, terminals: torch.Tensor, discount: float
 ) -> torch.Tensor:
     """Equation 2: y = r, or r + discount max_a' Q(s', a'; theta-) where the episode goes on.
 
-    rewards (B,) float32, next_values (B, A) of the target network, terminals (B,) bool -> (B,) float32.
+    rewards (B,) float32, values of s' (B, A), terminals (B,) bool -> (B,) float32.
     """
-    return rewards + discount * next_values.amax(dim=1) * ~terminals
+    return rewards + discount * q_hat.amax(dim=1) * ~terminals
 
 
 def q_loss(
     values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, error_clip: float
 ) -> torch.Tensor:
-    """Equation 3 with the error clipped: the gradient is the sum over the minibatch of -clip(y - Q(s, a), -1, 1) dQ(s, a).
+    """DQN's Equation 3, the error clipped: the gradient is the sum of -clip(y - Q(s, a), -1, 1) dQ(s, a).
 
-    values (B, A), actions (B,) int64, targets (B,) -> scalar. Summed, not averaged: the learning rate is meant for sums.
+    values (B, A), actions (B,) int64, targets (B,) -> scalar. Summed over the minibatch, not averaged: the
+    learning rate is meant for sums.
     """
     chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)
     return F.huber_loss(chosen, targets, reduction="sum", delta=error_clip)
 
 
 class RMSProp:
-    """The released code's: centred, epsilon inside the root, no heavy ball. With d the gradient of the loss,
+    """DQN's released code's: centred, epsilon inside the root, no heavy ball. With d the gradient,
 
     g <- .95 g + .05 d;  s <- .95 s + .05 d^2;  w <- w - learning_rate d / sqrt(s - g^2 + .01).
     """
@@ -163,17 +158,11 @@ class RMSProp:
 
     @torch.no_grad()
     def step(self) -> None:
-        c, d = self.config, self.gradient
-        self.mean.lerp_(d, 1 - c.gradient_momentum)
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
-            d, d, value=1 - c.squared_gradient_momentum
-        )
-        root = (
-            torch.addcmul(self.mean_square, self.mean, self.mean, value=-1)
-            .add_(c.min_squared_gradient)
-            .sqrt_()
-        )
-        self.weights.addcdiv_(d, root, value=-c.learning_rate)
+        c, d, g, s = self.config, self.gradient, self.mean, self.mean_square
+        g.lerp_(d, 1 - c.gradient_momentum)
+        s.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
+        variance = torch.addcmul(s, g, g, value=-1)
+        self.weights.addcdiv_(d, variance.add_(c.min_squared_gradient).sqrt_(), value=-c.learning_rate)
 
     def state_dict(self) -> dict:
         return {"mean": self.mean, "mean_square": self.mean_square}
@@ -194,7 +183,7 @@ def update(q: nn.Module, target: nn.Module, optimiser: RMSProp, batch: Batch, co
     return loss.detach()
 
 
-# --- training: Algorithm 1 ---
+# --- training: Algorithm 1 of DQN ---
 
 
 @torch.no_grad()
@@ -210,6 +199,7 @@ def act(
 
 
 def train(config: Config, run: Run) -> None:
+    """The whole training: Algorithm 1, evaluation phases, and the network that is kept."""
     c, rng = config, np.random.default_rng(run.seed)
     envs = make_envs(c, run.task, c.num_envs, run.seed)
     # Initialise replay memory D, action-value function Q and target action-value function Q^ = Q
@@ -220,9 +210,7 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (make_network(c, envs).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros(
-        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
-    )
+    held_out = replay.blank_states(c.held_out_states)
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     progress = Progress()
     resumed = run.resume(
@@ -270,8 +258,9 @@ def train(config: Config, run: Run) -> None:
 
         if progress.times_due(c.evaluation_period):
             run.evaluation_phase(
-                progress, greedy(q), q, best, loss_sum, epsilon=exploration(progress.agent_steps, c),
-                learning_rate=c.learning_rate, mean_max_q=mean_max_q(q, held_out),
+                progress, greedy(q), q, best, loss_sum,
+                epsilon=exploration(progress.agent_steps, c), learning_rate=c.learning_rate,
+                mean_max_q=mean_max_q(q, held_out),
             )  # fmt: skip
 
     run.finish(progress, best if progress.best_score is not None else q, replay)

@@ -1,11 +1,17 @@
-"""Deep Q-Network (2013): Mnih et al., "Playing Atari with Deep Reinforcement Learning", NIPS Deep Learning Workshop, arXiv:1312.5602.
+"""Deep Q-Network (2013): Mnih et al., "Playing Atari with Deep Reinforcement Learning", NIPS Workshop 2013.
 
-This is DQN (2015) with: a smaller network; no target network, so that targets come from the network that learns; the squared error,
-not clipped; one update every agent step; plain RMSProp; screens without the maximum over two frames, cropped; rewards reduced
-to their sign; games started without no-ops and played on after a lost life; the last network, not the best one.
-`paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
+This is DQN (2015) with: a smaller network; no target network, so that targets come from the network that
+learns; the squared error, not clipped; one update every agent step; plain RMSProp; screens without the
+maximum over two frames, cropped; rewards reduced to their sign; games started without no-ops and played on
+after a lost life; the last network, not the best one.
 
-Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser. Loops count agent steps.
+`paper.yaml` beside this file lists every constant with its source, and every point where this script differs
+from the paper. Four things are not in this file: the screens (common/environments/atari.py), the replay
+memory (common/learning/replay.py), the evaluation (common/evaluation/protocol.py), and a run's folder,
+checkpoints and logs (common/runs/run.py).
+
+Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser.
+Loops count agent steps.
 
     ./run python -m replications.dqn_2013.train --task pong --seed 1 --budget hour
 """
@@ -36,7 +42,7 @@ from common.runs.run import Run
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults are the paper's, section 5 unless said otherwise; what it does not say is filled in, and listed in paper.yaml."""
+    """Defaults are the paper's, section 5; what it does not say is filled in, and listed in paper.yaml."""
 
     training_steps: int = 10_000_000  # agent steps ("frames")
     num_envs: int = 1  # environments stepped together; the paper has one
@@ -45,7 +51,7 @@ class Config:
     noop_max: int = 0  # not mentioned
     preprocessing: Literal["dqn_2013", "nature", "ale"] = "dqn_2013"  # section 4.1
 
-    network: Literal["dqn_2013", "mlp"] = "dqn_2013"  # section 4.1; "mlp" for vector observations
+    network: Literal["dqn_2013", "mlp"] = "dqn_2013"  # section 4.1; "mlp" is for vector observations
     replay_capacity: int = 1_000_000  # slots (agent steps)
     replay_start: int = 50_000  # agent steps; not given
     batch_size: int = 32  # transitions
@@ -73,9 +79,10 @@ class Config:
 
 
 class Network2013(nn.Module):
-    """Section 4.1: 16 8x8 stride 4, 32 4x4 stride 2, 256 units, one output per action.
+    """Section 4.1: 16 8x8 stride 4, 32 4x4 stride 2, 256 units.
 
-    Initialisation is not stated; PyTorch's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), is that of the code released in 2015.
+    PyTorch's default initialisation is DQN's released code's: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases too;
+    the paper gives none.
     """
 
     def __init__(self, num_actions: int, stack: int = 4):
@@ -96,40 +103,42 @@ class Network2013(nn.Module):
 def make_network(config: Config, envs) -> nn.Module:
     """The network for these environments' observations and actions."""
     if config.network == "mlp":
-        return MLP(envs.num_actions, config.stack * int(np.prod(envs.obs_shape)))
-    return fast_layers(Network2013(envs.num_actions, config.stack))  # the same network, computed faster
+        q = MLP(envs.num_actions, config.stack * int(np.prod(envs.obs_shape)))
+    else:
+        q = Network2013(envs.num_actions, config.stack)
+    return fast_layers(q)  # the same network, computed faster
 
 
 # --- learning rule ---
 
 
 def exploration(step: int, config: Config) -> float:
-    """epsilon at an agent step: 1 until the replay start, then linear to its final value."""
+    """epsilon at an agent step: its initial value until the replay start, then linear to its final value."""
     progress = min(max(step - config.replay_start, 0) / config.final_exploration_step, 1.0)
     return config.initial_exploration + progress * (config.final_exploration - config.initial_exploration)
 
 
 def q_targets(
-    rewards: torch.Tensor, next_values: torch.Tensor, terminals: torch.Tensor, discount: float
+    rewards: torch.Tensor, q: torch.Tensor, terminals: torch.Tensor, discount: float
 ) -> torch.Tensor:
     """Algorithm 1: y = r, or r + discount max_a' Q(s', a'; theta) where the episode goes on.
 
-    rewards (B,) float32, next_values (B, A) of the network before the update, terminals (B,) bool -> (B,) float32.
+    rewards (B,) float32, values of s' (B, A), terminals (B,) bool -> (B,) float32.
     """
-    return rewards + discount * next_values.amax(dim=1) * ~terminals
+    return rewards + discount * q.amax(dim=1) * ~terminals
 
 
 def q_loss(values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Equation 3: the gradient is the mean over the minibatch of -(y - Q(s, a)) dQ(s, a), the error not clipped.
+    """Equation 3: the gradient is the mean over the minibatch of -(y - Q(s, a)) dQ(s, a).
 
-    values (B, A), actions (B,) int64, targets (B,) -> scalar.
+    values (B, A), actions (B,) int64, targets (B,) -> scalar. The error is not clipped.
     """
     chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)
     return 0.5 * F.mse_loss(chosen, targets)
 
 
 class RMSProp:
-    """Plain RMSProp, epsilon inside the root. With d the gradient of the loss,
+    """Plain RMSProp, epsilon inside the root. With d the gradient,
 
     s <- .99 s + .01 d^2;  w <- w - learning_rate d / sqrt(s + 1e-6).
     """
@@ -141,12 +150,9 @@ class RMSProp:
 
     @torch.no_grad()
     def step(self) -> None:
-        c, d = self.config, self.gradient
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
-            d, d, value=1 - c.squared_gradient_momentum
-        )
-        root = (self.mean_square + c.min_squared_gradient).sqrt_()
-        self.weights.addcdiv_(d, root, value=-c.learning_rate)
+        c, d, s = self.config, self.gradient, self.mean_square
+        s.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
+        self.weights.addcdiv_(d, (s + c.min_squared_gradient).sqrt_(), value=-c.learning_rate)
 
     def state_dict(self) -> dict:
         return {"mean_square": self.mean_square}
@@ -182,6 +188,7 @@ def act(
 
 
 def train(config: Config, run: Run) -> None:
+    """The whole training: Algorithm 1 and evaluation phases."""
     c, rng = config, np.random.default_rng(run.seed)
     envs = make_envs(c, run.task, c.num_envs, run.seed)
     # Initialise replay memory D and action-value function Q
@@ -191,13 +198,12 @@ def train(config: Config, run: Run) -> None:
     )  # fmt: skip
     q = make_network(c, envs).to(run.device)
     optimiser = RMSProp(q, c)
-    held_out = torch.zeros(
-        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
-    )
+    held_out = replay.blank_states(c.held_out_states)
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     progress = Progress()
     resumed = run.resume(
-        progress, rng=rng, envs=envs, replay=replay, q=q, optimiser=optimiser, held_out=held_out, loss_sum=loss_sum,
+        progress, rng=rng, envs=envs, replay=replay, q=q, optimiser=optimiser, held_out=held_out,
+        loss_sum=loss_sum,
     )  # fmt: skip
     if not resumed:
         replay.begin_episodes(envs.reset())
@@ -208,7 +214,8 @@ def train(config: Config, run: Run) -> None:
             return
         for _ in range(progress.times_due(c.update_period)):
             # Sample a random minibatch from D; gradient step on (y - Q(s, a; theta))^2
-            loss_sum.add_(gradient_step(replay.draw(rng, c.batch_size)))
+            indices = replay.draw(rng, c.batch_size)
+            loss_sum.add_(gradient_step(indices))
             progress.updates += 1
         run.check_finite(loss_sum, progress)
 
@@ -233,17 +240,12 @@ def train(config: Config, run: Run) -> None:
 
         if progress.times_due(c.evaluation_period):
             run.evaluation_phase(
-                progress,
-                greedy(q),
-                q,
-                None,
-                loss_sum,
-                epsilon=exploration(progress.agent_steps, c),
-                learning_rate=c.learning_rate,
+                progress, greedy(q), q, None, loss_sum,
+                epsilon=exploration(progress.agent_steps, c), learning_rate=c.learning_rate,
                 mean_max_q=mean_max_q(q, held_out),
-            )
+            )  # fmt: skip
 
-    run.finish(progress, q, replay)
+    run.finish(progress, q, replay)  # the last network
 
 
 # --- evaluation and command line ---

@@ -1,11 +1,17 @@
-"""Dueling DQN (2016): Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", ICML 2016, arXiv 1511.06581.
+"""Dueling DQN (2016): Wang et al., "Dueling Network Architectures for Deep Reinforcement Learning", ICML.
 
-This is tuned Double DQN (2016) with: two streams, one for the state's value and one for the actions' advantages; the gradient that
-enters the layers they share rescaled; the gradient's norm clipped; a smaller learning rate. The variant `single_clip` has the
-clipping and one stream twice as wide; `prioritized` draws minibatches by the rank of their last error.
-`paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
+This is tuned Double DQN (2016) with: two streams, one for the state's value and one for the actions'
+advantages; the gradient that enters the layers they share rescaled; the gradient's norm clipped; a smaller
+learning rate. Variant `single_clip` has the clipping, and one stream twice as wide; `prioritized` draws
+minibatches by the rank of their last error.
 
-Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser. Loops count agent steps.
+`paper.yaml` beside this file lists every constant with its source, and every point where this script differs
+from the paper. Four things are not in this file: the screens (common/environments/atari.py), the replay
+memory (common/learning/replay.py), the evaluation (common/evaluation/protocol.py), and a run's folder,
+checkpoints and logs (common/runs/run.py).
+
+Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser.
+Loops count agent steps.
 
     ./run python -m replications.dueling_dqn.train --task pong --seed 1 --budget hour
 """
@@ -38,49 +44,44 @@ from common.runs.run import Run
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults are the paper's. "EDT1" and "Methods" are those of Mnih et al. (2015), "appendix" and "tuned" van Hasselt et al.'s."""
+    """Defaults are the paper's; "Methods" and "EDT1" are DQN's, "DDQN" is van Hasselt et al. (2016)."""
 
-    training_steps: int = 50_000_000  # agent steps (200M frames, about a week on one GPU); appendix
+    training_steps: int = 50_000_000  # agent steps (200M frames, about a week on one GPU); DDQN
     num_envs: int = 1  # environments stepped together; the paper has one
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    preprocessing: Literal["nature", "ale"] = (
-        "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
-    )
+    preprocessing: Literal["nature", "ale"] = "nature"  # Methods; "ale" is faster and not the paper's
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"
 
-    network: Literal["nature", "mlp"] = (
-        "nature"  # Methods, "Model architecture"; "mlp" for vector observations
-    )
-    dueling: bool = True  # two streams, section 3; "single_clip" has one
+    network: Literal["nature", "mlp"] = "nature"  # Methods; "mlp" is for vector observations
+    dueling: bool = True  # two streams; section 3 ("single_clip": one)
     hidden_units: int = 512  # of each stream's hidden layer; section 4.2 ("single_clip": 1,024)
     replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
     replay_start: int = 50_000  # agent steps; EDT1 "replay start size"
-    prioritized: bool = False  # minibatches by rank instead of uniformly; "prioritized" has it
-    priority_exponent: float = 0.7  # alpha of "prioritized"; section 4.2
-    importance_exponent: float = 0.5  # beta of "prioritized" at the start, 1 at the end; section 4.2
     batch_size: int = 32  # transitions; EDT1 "minibatch size"
     update_period: int = 4  # agent steps per update; EDT1 "update frequency"
-    target_period: int = 30_000  # agent steps; "tuned"
+    target_period: int = 30_000  # agent steps; DDQN, tuned
     discount: float = 0.99  # EDT1 "discount factor"
     error_clip: float = 1.0  # on the temporal-difference error; Methods, "Training algorithm"
 
+    prioritized: bool = False  # minibatches by rank instead of uniformly; "prioritized"
+    priority_exponent: float = 0.7  # alpha of "prioritized"; section 4.2
+    importance_exponent: float = 0.5  # beta of "prioritized" at the start, 1 at the end; section 4.2
+
     gradient_clip: float = 10.0  # largest norm of the whole gradient, summed over the minibatch; section 4.2
-    learning_rate: float = 0.0000625  # for gradients summed over the minibatch; "slightly lower" than .00025
+    learning_rate: float = 0.0000625  # for summed gradients; "slightly lower" than .00025, section 4.2
     gradient_momentum: float = 0.95  # decay of the mean gradient, no heavy ball; EDT1
     squared_gradient_momentum: float = 0.95  # EDT1
     min_squared_gradient: float = 0.01  # inside the root; EDT1
 
     initial_exploration: float = 1.0  # epsilon; EDT1
-    final_exploration: float = 0.01  # epsilon; "tuned"
-    final_exploration_step: int = (
-        1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
-    )
+    final_exploration: float = 0.01  # epsilon; DDQN, tuned
+    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1
 
-    evaluation_period: int = 1_000_000  # agent steps between evaluation phases; appendix
-    evaluation_steps: int = 125_000  # agent steps of a phase; Double DQN, "Results on overoptimism"
+    evaluation_period: int = 1_000_000  # agent steps between evaluation phases; DDQN, appendix
+    evaluation_steps: int = 125_000  # agent steps of a phase; DDQN, "Results on overoptimism"
     evaluation_epsilon: float = 0.01  # of phases; not in the paper
     held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
 
@@ -88,9 +89,7 @@ class Config:
     cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
 
 
-CURVE: tuple[str, ...] = (
-    "value_estimate",
-)  # max_a Q(s, a), averaged over the steps of the evaluation phase; Double DQN, Figure 3
+CURVE: tuple[str, ...] = ("value_estimate",)  # max_a Q(s, a), the mean over a phase's steps; DDQN, Figure 3
 
 
 # --- network ---
@@ -106,7 +105,7 @@ def combine(values: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
 
 
 class Dueling(nn.Module):
-    """Section 3: a stream for the state's value and one for the advantages, on shared features (B, F) -> (B, A)."""
+    """Section 3: a stream for the state's value, one for the advantages; shared features (B, F) -> (B, A)."""
 
     def __init__(self, features: int, hidden_units: int, num_actions: int):
         super().__init__()
@@ -114,25 +113,24 @@ class Dueling(nn.Module):
         self.advantages = stream(features, hidden_units, num_actions)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        if (
-            features.requires_grad
-        ):  # section 4.2: both streams' gradient, on its way into the last shared layer
+        if features.requires_grad:  # section 4.2: both streams' gradient, as it enters the last shared layer
             features.register_hook(lambda gradient: gradient / math.sqrt(2))
         return combine(self.values(features), self.advantages(features))
 
 
 def make_head(config: Config, features: int, num_actions: int) -> nn.Module:
+    """Two streams, or with `single_clip` one, with one bias for all outputs like the tuned Double DQN."""
     if config.dueling:
         return Dueling(features, config.hidden_units, num_actions)
     single = stream(features, config.hidden_units, num_actions)
-    single[-1].bias = nn.Parameter(single[-1].bias.detach()[:1].clone())  # one for all outputs: "tuned"
+    single[-1].bias = nn.Parameter(single[-1].bias.detach()[:1].clone())
     return single
 
 
 class NatureNetwork(nn.Module):
     """Methods, "Model architecture": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, and the head.
 
-    PyTorch's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, is the released code's too.
+    PyTorch's default initialisation is DQN's released code's: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases too.
     """
 
     def __init__(self, head: nn.Module, stack: int = 4):
@@ -150,70 +148,71 @@ class NatureNetwork(nn.Module):
         return self.layers(states / 255)
 
 
-class MLP(nn.Module):
-    """For vector observations (CartPole); not in the paper."""
+class VectorNetwork(nn.Module):
+    """A layer of 128 units, and the head, for the vector observations of CartPole; no paper's."""
 
     def __init__(self, head: nn.Module, inputs: int):
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 128), nn.ReLU(), head)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, stack, *obs_shape) float32 -> (B, num_actions)."""
         return self.layers(states)
 
 
 def make_network(config: Config, envs) -> nn.Module:
     """The network for these environments' observations and actions."""
     if config.network == "mlp":
-        return MLP(make_head(config, 128, envs.num_actions), config.stack * int(np.prod(envs.obs_shape)))
-    return fast_layers(
-        NatureNetwork(make_head(config, 3136, envs.num_actions), config.stack)
-    )  # the same network, computed faster
+        inputs = config.stack * int(np.prod(envs.obs_shape))
+        q = VectorNetwork(make_head(config, 128, envs.num_actions), inputs)
+    else:
+        q = NatureNetwork(make_head(config, 3136, envs.num_actions), config.stack)
+    return fast_layers(q)  # the same network, computed faster
 
 
 # --- learning rule ---
 
 
 def exploration(step: int, config: Config) -> float:
-    """epsilon at an agent step: 1 until the replay start, then linear to its final value."""
+    """epsilon at an agent step: its initial value until the replay start, then linear to its final value."""
     progress = min(max(step - config.replay_start, 0) / config.final_exploration_step, 1.0)
     return config.initial_exploration + progress * (config.final_exploration - config.initial_exploration)
 
 
 def q_targets(
-    rewards: torch.Tensor,
-    online: torch.Tensor,
-    target: torch.Tensor,
-    terminals: torch.Tensor,
-    discount: float,
+    rewards: torch.Tensor, q: torch.Tensor, q_hat: torch.Tensor, terminals: torch.Tensor, discount: float
 ) -> torch.Tensor:
-    """Section "Double DQN": y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
+    """Double DQN's: y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
 
-    rewards (B,) float32; online and target (B, A): values of s' by theta and by theta-; terminals (B,) bool -> (B,) float32.
+    rewards (B,) float32, values of s' (B, A), terminals (B,) bool -> (B,) float32.
     """
-    chosen = online.argmax(dim=1, keepdim=True)
-    return rewards + discount * target.gather(1, chosen).squeeze(1) * ~terminals
+    chosen = q.argmax(dim=1, keepdim=True)
+    return rewards + discount * q_hat.gather(1, chosen).squeeze(1) * ~terminals
 
 
-def importance_weights(probabilities: np.ndarray, count: int, exponent: float) -> np.ndarray:
-    """(count P(i))^-exponent over the largest of the minibatch, for `count` transitions in the memory. (B,) -> (B,) float64."""
-    weights = (count * probabilities) ** -exponent
+def importance_exponent(step: int, config: Config) -> float:
+    """beta at an agent step: linear over the whole training, 1 at its end."""
+    progress = min(step / config.training_steps, 1.0)
+    return config.importance_exponent + progress * (1 - config.importance_exponent)
+
+
+def importance_weights(probabilities: np.ndarray, count: int, beta: float) -> np.ndarray:
+    """w_i = (1 / N 1 / P(i))^beta, N = `count`, over the largest of the minibatch. (B,) -> (B,) float64."""
+    weights = (count * probabilities) ** -beta
     return weights / weights.max()
 
 
 def q_loss(
-    values: torch.Tensor,
-    actions: torch.Tensor,
-    targets: torch.Tensor,
-    weights: torch.Tensor,
-    error_clip: float,
+    values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, w: torch.Tensor, error_clip: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """DQN's, with the error clipped: the gradient is the sum over the minibatch of -w clip(y - Q(s, a), -1, 1) dQ(s, a).
+    """DQN's, weighted: the gradient is the sum over the minibatch of -w clip(y - Q(s, a), -1, 1) dQ(s, a).
 
-    values (B, A), actions (B,) int64, targets and weights w (B,) -> scalar, and the errors (B,) before they are clipped.
+    values (B, A), actions (B,) int64, targets and weights w (B,) -> scalar, and the errors y - Q(s, a) (B,),
+    not clipped and without gradient. Prioritized DQN's Algorithm 1, line 13.
     """
     chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)
-    loss = F.huber_loss(chosen, targets, reduction="none", delta=error_clip)
-    return (weights * loss).sum(), (targets - chosen).detach()
+    losses = F.huber_loss(chosen, targets, reduction="none", delta=error_clip)
+    return (w * losses).sum(), (targets - chosen).detach()
 
 
 def clip_norm(gradient: torch.Tensor, largest: float) -> None:
@@ -222,7 +221,7 @@ def clip_norm(gradient: torch.Tensor, largest: float) -> None:
 
 
 class RMSProp:
-    """DQN's released code's: centred, epsilon inside the root, no heavy ball. With d the gradient of the loss,
+    """DQN's released code's: centred, epsilon inside the root, no heavy ball. With d the gradient,
 
     g <- .95 g + .05 d;  s <- .95 s + .05 d^2;  w <- w - learning_rate d / sqrt(s - g^2 + .01).
     """
@@ -234,17 +233,11 @@ class RMSProp:
 
     @torch.no_grad()
     def step(self) -> None:
-        c, d = self.config, self.gradient
-        self.mean.lerp_(d, 1 - c.gradient_momentum)
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
-            d, d, value=1 - c.squared_gradient_momentum
-        )
-        root = (
-            torch.addcmul(self.mean_square, self.mean, self.mean, value=-1)
-            .add_(c.min_squared_gradient)
-            .sqrt_()
-        )
-        self.weights.addcdiv_(d, root, value=-c.learning_rate)
+        c, d, g, s = self.config, self.gradient, self.mean, self.mean_square
+        g.lerp_(d, 1 - c.gradient_momentum)
+        s.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
+        variance = torch.addcmul(s, g, g, value=-1)
+        self.weights.addcdiv_(d, variance.add_(c.min_squared_gradient).sqrt_(), value=-c.learning_rate)
 
     def state_dict(self) -> dict:
         return {"mean": self.mean, "mean_square": self.mean_square}
@@ -257,12 +250,10 @@ class RMSProp:
 def update(
     q: nn.Module, target: nn.Module, optimiser: RMSProp, batch: Batch, weights: torch.Tensor, config: Config
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One gradient step; returns the summed loss and the errors (B,), on the learner's device."""
+    """One gradient step; returns the summed loss, a scalar, and the errors (B,), on the learner's device."""
     with torch.no_grad():
-        online = q(batch.next_states)
-        targets = q_targets(
-            batch.rewards, online, target(batch.next_states), batch.terminals, config.discount
-        )
+        q_next, q_hat_next = q(batch.next_states), target(batch.next_states)
+        targets = q_targets(batch.rewards, q_next, q_hat_next, batch.terminals, config.discount)
     loss, errors = q_loss(q(batch.states), batch.actions, targets, weights, config.error_clip)
     optimiser.gradient.zero_()
     loss.backward()
@@ -286,19 +277,8 @@ def act(
     return actions
 
 
-def draw(
-    replay: Replay, priorities: Priorities | None, rng: np.random.Generator, step: int, config: Config
-) -> tuple[np.ndarray, torch.Tensor]:
-    """The indices of a minibatch (B, 2) and its weights (B,): ones, or those that correct for prioritized sampling."""
-    if priorities is None:
-        return replay.draw(rng, config.batch_size), torch.ones(config.batch_size, device=replay.device)
-    indices, probabilities = priorities.draw(rng, config.batch_size)
-    beta = config.importance_exponent + (1 - config.importance_exponent) * step / config.training_steps
-    weights = importance_weights(probabilities, len(priorities), beta)
-    return indices, torch.from_numpy(weights).float().to(replay.device)
-
-
 def train(config: Config, run: Run) -> None:
+    """The whole training: Algorithm 1, evaluation phases, and the network that is kept."""
     c, rng = config, np.random.default_rng(run.seed)
     envs = make_envs(c, run.task, c.num_envs, run.seed)
     # Initialise replay memory D, action-value function Q and target action-value function Q^ = Q
@@ -306,13 +286,12 @@ def train(config: Config, run: Run) -> None:
         c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack,
         **run.frame_storage(envs, c.replay_capacity),
     )  # fmt: skip
+    # P(i) = p_i^alpha / sum_k p_k^alpha, p_i = 1 / rank(i); a new transition has the largest priority so far
     priorities = Priorities(replay, "rank", exponent=c.priority_exponent) if c.prioritized else None
     q, target, best = (make_network(c, envs).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros(
-        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
-    )
+    held_out = replay.blank_states(c.held_out_states)
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     progress = Progress()
     resumed = run.resume(
@@ -329,10 +308,15 @@ def train(config: Config, run: Run) -> None:
         if progress.agent_steps <= c.replay_start:
             return
         for _ in range(progress.times_due(c.update_period)):
-            # Sample a minibatch from D; gradient step on (y - Q(s, a; theta))^2, the error and the gradient's norm clipped
-            indices, weights = draw(replay, priorities, rng, progress.agent_steps, c)
-            loss, errors = gradient_step(indices, weights)
-            if priorities is not None:
+            if c.prioritized:  # transitions j ~ P(j), weights w_j = (N P(j))^-beta / max w
+                indices, probabilities = priorities.draw(rng, c.batch_size)
+                beta = importance_exponent(progress.agent_steps, c)
+                weights = torch.from_numpy(importance_weights(probabilities, len(priorities), beta)).float()
+            else:  # a random minibatch from D
+                indices, weights = replay.draw(rng, c.batch_size), torch.ones(c.batch_size)
+            # Gradient step on w_j (y - Q(s, a; theta))^2, the error and the gradient's norm clipped
+            loss, errors = gradient_step(indices, weights.to(run.device))
+            if c.prioritized:
                 priorities.update(indices, errors.abs().cpu().numpy())
             loss_sum.add_(loss)
             progress.updates += 1
@@ -365,16 +349,10 @@ def train(config: Config, run: Run) -> None:
         if progress.times_due(c.evaluation_period):
             estimates: list[float] = []
             run.evaluation_phase(
-                progress,
-                greedy(q, estimates),
-                q,
-                best,
-                loss_sum,
-                epsilon=exploration(progress.agent_steps, c),
-                learning_rate=c.learning_rate,
+                progress, greedy(q, estimates), q, best, loss_sum, value_estimate=estimates,
+                epsilon=exploration(progress.agent_steps, c), learning_rate=c.learning_rate,
                 mean_max_q=mean_max_q(q, held_out),
-                value_estimate=estimates,
-            )
+            )  # fmt: skip
 
     run.finish(progress, best if progress.best_score is not None else q, replay)
 

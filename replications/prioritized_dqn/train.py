@@ -1,11 +1,16 @@
-"""Prioritized DQN (2016): Schaul, Quan, Antonoglou, Silver, "Prioritized Experience Replay", ICLR 2016, arXiv 1511.05952.
+"""Prioritized DQN (2016): Schaul, Quan, Antonoglou, Silver, "Prioritized Experience Replay", ICLR 2016.
 
-This is Double DQN (2016), its tuned version, with: transitions drawn in proportion to a power of their last error, not uniformly;
-weights that correct the bias of it, more and more until the end of training; a quarter of the step size. The variant `rank` draws
-by the rank of the error.
-`paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
+This is tuned Double DQN (2016) with: transitions drawn in proportion to a power of their last error, not
+uniformly; weights that correct the bias of it, more and more until the end of training; a quarter of the step
+size. Variant `rank` draws by the rank of the error.
 
-Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser. Loops count agent steps.
+`paper.yaml` beside this file lists every constant with its source, and every point where this script differs
+from the paper. Four things are not in this file: the screens (common/environments/atari.py), the replay
+memory (common/learning/replay.py), the evaluation (common/evaluation/protocol.py), and a run's folder,
+checkpoints and logs (common/runs/run.py).
+
+Units: an agent step is one decision, usually 4 emulator frames; an update is one step of the optimiser.
+Loops count agent steps.
 
     ./run python -m replications.prioritized_dqn.train --task pong --seed 1 --budget hour
 """
@@ -37,22 +42,18 @@ from common.runs.run import Run
 
 @dataclass(frozen=True)
 class Config:
-    """Defaults are the paper's for the proportional variant; "DDQN" is van Hasselt et al. (2016), "EDT1" and "Methods" DQN's."""
+    """Defaults are the paper's; "Methods" and "EDT1" are DQN's, "DDQN" is van Hasselt et al. (2016)."""
 
     training_steps: int = 50_000_000  # agent steps (200M frames); Section 4
     num_envs: int = 1  # environments stepped together; the paper has one
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    preprocessing: Literal["nature", "ale"] = (
-        "nature"  # Methods, "Preprocessing"; "ale" is faster and not the paper's
-    )
+    preprocessing: Literal["nature", "ale"] = "nature"  # Methods; "ale" is faster and not the paper's
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"
 
-    network: Literal["nature", "mlp"] = (
-        "nature"  # Methods, "Model architecture"; "mlp" for vector observations
-    )
+    network: Literal["nature", "mlp"] = "nature"  # Methods; "mlp" is for vector observations
     shared_bias: bool = True  # one bias for all outputs; DDQN, tuned
     replay_capacity: int = 1_000_000  # slots (agent steps); EDT1 "replay memory size"
     replay_start: int = 50_000  # agent steps; EDT1 "replay start size"
@@ -74,9 +75,7 @@ class Config:
 
     initial_exploration: float = 1.0  # epsilon; EDT1
     final_exploration: float = 0.01  # epsilon; DDQN, tuned
-    final_exploration_step: int = (
-        1_000_000  # agent steps after the replay start; EDT1 "final exploration frame"
-    )
+    final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1
 
     evaluation_period: int = 1_000_000  # agent steps between evaluation phases; DDQN, appendix
     evaluation_steps: int = 125_000  # agent steps of a phase (500,000 frames); Table 5
@@ -87,7 +86,7 @@ class Config:
     cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
 
 
-# max_a Q(s, a), averaged over the steps of the evaluation phase (DDQN, Figure 3); the exponent of the weights
+# max_a Q(s, a), the mean over a phase's steps (DDQN, Figure 3); the exponent of the weights
 CURVE: tuple[str, ...] = ("value_estimate", "beta")
 
 
@@ -95,9 +94,9 @@ CURVE: tuple[str, ...] = ("value_estimate", "beta")
 
 
 class NatureNetwork(nn.Module):
-    """Methods, "Model architecture": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units, one output per action.
+    """Methods, "Model architecture": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units.
 
-    PyTorch's default initialisation, U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, is the released code's too.
+    PyTorch's default initialisation is the released code's: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), biases too.
     """
 
     def __init__(self, num_actions: int, stack: int = 4):
@@ -121,72 +120,64 @@ def make_network(config: Config, envs) -> nn.Module:
     if config.network == "mlp":
         q = MLP(envs.num_actions, config.stack * int(np.prod(envs.obs_shape)))
     else:
-        q = fast_layers(NatureNetwork(envs.num_actions, config.stack))  # the same network, computed faster
+        q = NatureNetwork(envs.num_actions, config.stack)
     if config.shared_bias:
         q.layers[-1].bias = nn.Parameter(q.layers[-1].bias.detach()[:1].clone())
-    return q
+    return fast_layers(q)  # the same network, computed faster
 
 
 # --- learning rule ---
 
 
 def exploration(step: int, config: Config) -> float:
-    """epsilon at an agent step: 1 until the replay start, then linear to its final value."""
+    """epsilon at an agent step: its initial value until the replay start, then linear to its final value."""
     progress = min(max(step - config.replay_start, 0) / config.final_exploration_step, 1.0)
     return config.initial_exploration + progress * (config.final_exploration - config.initial_exploration)
 
 
 def q_targets(
-    rewards: torch.Tensor,
-    online: torch.Tensor,
-    target: torch.Tensor,
-    terminals: torch.Tensor,
-    discount: float,
+    rewards: torch.Tensor, q: torch.Tensor, q_hat: torch.Tensor, terminals: torch.Tensor, discount: float
 ) -> torch.Tensor:
-    """Section "Double DQN": y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
+    """Double DQN's: y = r, or r + discount Q(s', argmax_a Q(s', a; theta); theta-) where the episode goes on.
 
-    rewards (B,) float32; online and target (B, A): values of s' by theta and by theta-; terminals (B,) bool -> (B,) float32.
+    rewards (B,) float32, values of s' (B, A), terminals (B,) bool -> (B,) float32.
     """
-    chosen = online.argmax(dim=1, keepdim=True)
-    return rewards + discount * target.gather(1, chosen).squeeze(1) * ~terminals
+    chosen = q.argmax(dim=1, keepdim=True)
+    return rewards + discount * q_hat.gather(1, chosen).squeeze(1) * ~terminals
 
 
 def importance_exponent(step: int, config: Config) -> float:
-    """beta at an agent step: linear over the whole training, 1 at its end (Section 3.4)."""
-    return config.importance_exponent + min(step / config.training_steps, 1.0) * (
-        1 - config.importance_exponent
-    )
+    """beta at an agent step: linear over the whole training, 1 at its end."""
+    progress = min(step / config.training_steps, 1.0)
+    return config.importance_exponent + progress * (1 - config.importance_exponent)
 
 
-def importance_weights(probabilities: np.ndarray, size: int, beta: float) -> np.ndarray:
-    """Section 3.4: w_i = (1 / N 1 / P(i))^beta, divided by the largest of the minibatch. (B,) -> (B,) float64."""
-    weights = (size * probabilities) ** -beta
+def importance_weights(probabilities: np.ndarray, count: int, beta: float) -> np.ndarray:
+    """w_i = (1 / N 1 / P(i))^beta, N = `count`, over the largest of the minibatch. (B,) -> (B,) float64."""
+    weights = (count * probabilities) ** -beta
     return weights / weights.max()
 
 
 def new_priorities(errors: torch.Tensor, config: Config) -> np.ndarray:
-    """Section 3.3: p_i = |delta_i| + epsilon, of the error as it is, not clipped. (B,) -> (B,) float64 in main memory."""
+    """Section 3.3: p_i = |delta_i| + epsilon, the error not clipped. (B,) -> (B,) float64 in main memory."""
     return errors.abs().cpu().double().numpy() + config.priority_floor
 
 
 def q_loss(
-    values: torch.Tensor,
-    actions: torch.Tensor,
-    targets: torch.Tensor,
-    weights: torch.Tensor,
-    error_clip: float,
+    values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, w: torch.Tensor, error_clip: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Algorithm 1, line 13: the gradient is the sum over the minibatch of -w clip(y - Q(s, a), -1, 1) dQ(s, a).
+    """DQN's, weighted: the gradient is the sum over the minibatch of -w clip(y - Q(s, a), -1, 1) dQ(s, a).
 
-    values (B, A), actions (B,) int64, targets and weights (B,) -> scalar, and the errors y - Q(s, a), (B,) without gradient.
+    values (B, A), actions (B,) int64, targets and weights w (B,) -> scalar, and the errors y - Q(s, a) (B,),
+    not clipped and without gradient. Prioritized DQN's Algorithm 1, line 13.
     """
     chosen = values.gather(1, actions.unsqueeze(1)).squeeze(1)
-    loss = F.huber_loss(chosen, targets, reduction="none", delta=error_clip)
-    return (weights * loss).sum(), (targets - chosen).detach()
+    losses = F.huber_loss(chosen, targets, reduction="none", delta=error_clip)
+    return (w * losses).sum(), (targets - chosen).detach()
 
 
 class RMSProp:
-    """DQN's released code's: centred, epsilon inside the root, no heavy ball. With d the gradient of the loss,
+    """DQN's released code's: centred, epsilon inside the root, no heavy ball. With d the gradient,
 
     g <- .95 g + .05 d;  s <- .95 s + .05 d^2;  w <- w - learning_rate d / sqrt(s - g^2 + .01).
     """
@@ -198,17 +189,11 @@ class RMSProp:
 
     @torch.no_grad()
     def step(self) -> None:
-        c, d = self.config, self.gradient
-        self.mean.lerp_(d, 1 - c.gradient_momentum)
-        self.mean_square.mul_(c.squared_gradient_momentum).addcmul_(
-            d, d, value=1 - c.squared_gradient_momentum
-        )
-        root = (
-            torch.addcmul(self.mean_square, self.mean, self.mean, value=-1)
-            .add_(c.min_squared_gradient)
-            .sqrt_()
-        )
-        self.weights.addcdiv_(d, root, value=-c.learning_rate)
+        c, d, g, s = self.config, self.gradient, self.mean, self.mean_square
+        g.lerp_(d, 1 - c.gradient_momentum)
+        s.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
+        variance = torch.addcmul(s, g, g, value=-1)
+        self.weights.addcdiv_(d, variance.add_(c.min_squared_gradient).sqrt_(), value=-c.learning_rate)
 
     def state_dict(self) -> dict:
         return {"mean": self.mean, "mean_square": self.mean_square}
@@ -221,12 +206,10 @@ class RMSProp:
 def update(
     q: nn.Module, target: nn.Module, optimiser: RMSProp, batch: Batch, weights: torch.Tensor, config: Config
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One gradient step; returns the summed loss, a scalar tensor on the learner's device, and the errors before it (B,)."""
+    """One gradient step; returns the summed loss, a scalar, and the errors (B,), on the learner's device."""
     with torch.no_grad():
-        online = q(batch.next_states)
-        targets = q_targets(
-            batch.rewards, online, target(batch.next_states), batch.terminals, config.discount
-        )
+        q_next, q_hat_next = q(batch.next_states), target(batch.next_states)
+        targets = q_targets(batch.rewards, q_next, q_hat_next, batch.terminals, config.discount)
     loss, errors = q_loss(q(batch.states), batch.actions, targets, weights, config.error_clip)
     optimiser.gradient.zero_()
     loss.backward()
@@ -250,6 +233,7 @@ def act(
 
 
 def train(config: Config, run: Run) -> None:
+    """The whole training: Algorithm 1, evaluation phases, and the network that is kept."""
     c, rng = config, np.random.default_rng(run.seed)
     envs = make_envs(c, run.task, c.num_envs, run.seed)
     # Initialise replay memory D, action-value function Q and target action-value function Q^ = Q
@@ -262,14 +246,12 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (make_network(c, envs).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
-    held_out = torch.zeros(
-        (c.held_out_states, *replay.state_shape), dtype=replay.torch_dtype, device=run.device
-    )
+    held_out = replay.blank_states(c.held_out_states)
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     progress = Progress()
     resumed = run.resume(
-        progress, rng=rng, envs=envs, replay=replay, priorities=priorities, q=q, target=target, best=best,
-        optimiser=optimiser, held_out=held_out, loss_sum=loss_sum,
+        progress, rng=rng, envs=envs, replay=replay, q=q, target=target, best=best, optimiser=optimiser,
+        held_out=held_out, loss_sum=loss_sum, priorities=priorities,
     )  # fmt: skip
     if not resumed:
         replay.begin_episodes(envs.reset())
@@ -319,17 +301,10 @@ def train(config: Config, run: Run) -> None:
         if progress.times_due(c.evaluation_period):
             estimates: list[float] = []
             run.evaluation_phase(
-                progress,
-                greedy(q, estimates),
-                q,
-                best,
-                loss_sum,
-                epsilon=exploration(progress.agent_steps, c),
-                learning_rate=c.learning_rate,
-                mean_max_q=mean_max_q(q, held_out),
-                beta=importance_exponent(progress.agent_steps, c),
-                value_estimate=estimates,
-            )
+                progress, greedy(q, estimates), q, best, loss_sum, value_estimate=estimates,
+                epsilon=exploration(progress.agent_steps, c), learning_rate=c.learning_rate,
+                mean_max_q=mean_max_q(q, held_out), beta=importance_exponent(progress.agent_steps, c),
+            )  # fmt: skip
 
     run.finish(progress, best if progress.best_score is not None else q, replay)
 
