@@ -23,7 +23,6 @@ from replications.dqn_2013.train import (
     Config,
     Network2013,
     RMSProp,
-    exploration,
     make_network,
     q_loss,
     q_targets,
@@ -51,13 +50,6 @@ def test_defaults_are_the_papers():
     assert {name for name, skip in skips.items() if skip == 3} == {"space_invaders"}
     scores = {name: task.published.value for name, task in paper.tasks.items() if task.published}
     assert (scores["pong"], scores["breakout"], scores["space_invaders"], len(scores)) == (20, 168, 581, 7)
-
-
-def test_epsilon_schedule():
-    assert exploration(50_000, PAPER) == 1.0
-    assert exploration(550_000, PAPER) == pytest.approx(0.55)
-    assert exploration(1_050_000, PAPER) == pytest.approx(0.1)
-    assert exploration(10_000_000, PAPER) == pytest.approx(0.1)
 
 
 def test_network_shapes_and_parameter_count():

@@ -14,7 +14,6 @@ import torch
 from common.evaluation.protocol import load_weights
 from common.learning.batch import Batch
 from common.learning.priorities import Priorities
-from common.learning.replay import Replay
 from common.papers import check_defaults, load_paper, resolve
 from replications.dueling_dqn.train import (
     Config,
@@ -22,11 +21,7 @@ from replications.dueling_dqn.train import (
     RMSProp,
     clip_norm,
     combine,
-    draw,
-    importance_weights,
     make_network,
-    q_loss,
-    q_targets,
     update,
 )
 from tests.training import TINY, on_numbers, spaces, train, train_in_two
@@ -161,76 +156,11 @@ def test_weights_of_the_other_network_are_refused():
 # --- learning rule ---
 
 
-def test_the_online_network_chooses_and_the_target_network_values():
-    """Double DQN's target, as in its own tests: 5.5; 10 would be DQN's, 1.9 the roles swapped."""
-    online, target = torch.tensor([[1.0, 3.0, 2.0]] * 2), torch.tensor([[10.0, 5.0, 7.0]] * 2)
-    targets = q_targets(torch.tensor([1.0, -1.0]), online, target, torch.tensor([False, True]), 0.9)
-    assert targets.tolist() == pytest.approx([5.5, -1.0])
-
-
 def test_a_long_gradient_is_shortened_and_a_short_one_left_alone():
     for length, expected in ((50.0, 10.0), (10.0, 10.0), (2.5, 2.5), (0.0, 0.0)):
         gradient = torch.tensor([0.6, 0.0, -0.8]) * length
         clip_norm(gradient, 10.0)
         assert gradient.tolist() == pytest.approx([0.6 * expected, 0, -0.8 * expected])
-
-
-def test_weights_multiply_the_clipped_error():
-    """w clip(delta), not clip(w delta): .25 of an error of 7 pulls with .25. The errors come back unclipped."""
-    values = torch.zeros(3, 2, requires_grad=True)
-    deltas, weights = torch.tensor([7.0, 0.5, -3.0]), torch.tensor([0.25, 0.5, 1.0])
-    loss, errors = q_loss(values, torch.tensor([1, 0, 1]), deltas, weights, 1.0)
-    loss.backward()
-    assert values.grad.tolist() == [[0, -0.25], [-0.25, 0], [0, 1.0]]
-    assert errors.tolist() == [7.0, 0.5, -3.0]
-    assert loss.item() == pytest.approx(0.25 * 6.5 + 0.5 * 0.125 + 2.5)
-
-
-def test_importance_weights():
-    """Probabilities .1 to .4 of 4: (4 P)^-1 = 2.5, 1.25, .833, .625, over the largest; exponent 0 is no correction."""
-    probabilities = np.array([0.1, 0.2, 0.3, 0.4])
-    assert importance_weights(probabilities, 4, 1.0).tolist() == pytest.approx([1, 0.5, 1 / 3, 0.25])
-    assert importance_weights(probabilities[1:], 4, 1.0).tolist() == pytest.approx([1, 2 / 3, 0.5])
-    assert importance_weights(probabilities, 4, 0.5).tolist() == pytest.approx(np.sqrt([1, 0.5, 1 / 3, 0.25]))
-    assert importance_weights(probabilities, 4, 0.0).tolist() == [1, 1, 1, 1]
-
-
-def filled(count: int) -> Replay:
-    replay = Replay(count + 10, (2,), np.float32, stack=1)
-    replay.begin_episodes(np.zeros((1, 2), np.float32))
-    for t in range(count):
-        obs = np.full((1, 2), t + 1, np.float32)
-        replay.add(np.array([0]), np.array([float(t)]), np.array([False]), obs)
-    return replay
-
-
-def test_a_prioritized_minibatch_follows_the_ranks_and_its_weights_correct_for_them():
-    """Four transitions, alpha 1: P = 12/25, 6/25, 4/25, 3/25 by rank of |error|; beta .75 half-way through the training."""
-    config = Config(prioritized=True, priority_exponent=1.0, batch_size=4, training_steps=1000)
-    replay, rng = filled(4), np.random.default_rng(0)
-    priorities = Priorities(replay, "rank", exponent=config.priority_exponent)
-    assert len(priorities) == 4
-    indices = np.stack([np.zeros(4, int), np.arange(4)], axis=1)
-    priorities.update(indices, np.array([0.5, 9.0, 0.1, 2.0]))  # ranks 3, 1, 4, 2
-    by_slot = {0: 4 / 25, 1: 12 / 25, 2: 3 / 25, 3: 6 / 25}
-    priorities.order.sort()
-    counts = np.zeros(4)
-    for _ in range(2000):
-        drawn, weights = draw(replay, priorities, rng, 500, config)
-        slots = drawn[:, 1]
-        assert replay.gather(drawn).rewards.tolist() == slots.tolist()
-        raw = np.array([(4 * by_slot[s]) ** -0.75 for s in slots])
-        assert weights.tolist() == pytest.approx((raw / raw.max()).tolist(), rel=1e-5)
-        counts += np.bincount(slots, minlength=4)
-    assert counts / 8000 == pytest.approx([by_slot[s] for s in range(4)], abs=0.01)
-    _, at_the_end = draw(replay, priorities, rng, 1000, config)
-    assert at_the_end.min() < weights.max() == 1
-
-
-def test_without_priorities_all_weights_are_one():
-    indices, weights = draw(filled(20), None, np.random.default_rng(0), 0, Config(batch_size=5))
-    assert weights.tolist() == [1] * 5
-    assert indices.shape == (5, 2)
 
 
 @pytest.mark.parametrize("largest", [10.0, 1000.0])
