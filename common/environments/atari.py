@@ -25,6 +25,15 @@ SCREEN = (210, 160)  # rows, columns of the emulator's RGB screen
 SIZE = 84  # the papers' square frame
 NO_CAP = 10**9  # frames; the caps of the papers are counted here, in agent steps
 
+# Frames without a reward and without a lost life after which a game is cut: five minutes. Breakout's program stops for good after
+# 65,536 frames without a ball: the paddle moves, no FIRE launches a ball, no life is lost; its colours even change. So what is
+# watched are score and lives, not the screen.
+UNCHANGED_FRAMES = 18_000
+
+# The frames of a game after which an emulator itself says "game over"; None stands for all games that are not named. xitari, of DQN's
+# released code: RomSettings.hpp (eight hours) and Pong.cpp.
+TIME_LIMITS: dict[str, dict[str | None, int]] = {"xitari": {"pong": 65_000, None: 1_728_000}, "none": {}}
+
 ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
 cv2.setNumThreads(1)  # frames are tiny, and the learner needs the cores
 gymnasium.register_envs(ale_py)
@@ -83,7 +92,10 @@ class AtariEnvs(ReplayableEnvs):
     "dqn_2013" takes the last raw frame alone, and crops (`dqn_2013_frame`).
     noop_max: episodes start with 1 to this many no-op frames, uniformly; 0 for none.
     fire_reset: after the no-ops the emulator presses FIRE for one frame, in games that have it.
-    max_frames: emulator frames after which an episode is truncated, or None.
+    max_frames: emulator frames after which an episode is truncated, or None. Apart from it an episode is truncated when neither
+    score nor lives change for 18,000 frames (`UNCHANGED_FRAMES`).
+    time_limit: whose emulator's limit ends a game, as game over (`TIME_LIMITS`); "none": a game goes on. It counts all frames of
+    a game, no-ops included, and ends it with the agent step in which it is reached.
     repeat_first_frame: how `FrameStack.of` these environments begins.
     threads: C++ emulator threads (0: one per environment, at most one per core); they never change results.
     """
@@ -97,6 +109,7 @@ class AtariEnvs(ReplayableEnvs):
         frame_skip: int = 4,
         noop_max: int = 30,
         max_frames: int | None = None,
+        time_limit: str = "none",
         preprocessing: str = "nature",
         keep_rgb: bool = False,
         fire_reset: bool = False,
@@ -108,8 +121,13 @@ class AtariEnvs(ReplayableEnvs):
             raise UserError(
                 f"preprocessing {preprocessing!r} is unknown; allowed: {', '.join(PREPROCESSING)}"
             )
+        if time_limit not in TIME_LIMITS:
+            raise UserError(f"time_limit {time_limit!r} is unknown; allowed: {', '.join(TIME_LIMITS)}")
         self._frame = PREPROCESSING[preprocessing]
         super().__init__(num_envs, seed, max_frames // frame_skip if max_frames else None)
+        self.max_unchanged = UNCHANGED_FRAMES // frame_skip
+        limits = TIME_LIMITS[time_limit]
+        self._limit = limits.get(game, limits.get(None, NO_CAP))
         self.obs_shape, self.obs_dtype = (SIZE, SIZE), np.dtype(np.uint8)
         self.noop_max, self.keep_rgb = noop_max, keep_rgb
         self.rgb: np.ndarray | None = None  # (N, 210, 160, 3) of the latest step, for videos
@@ -179,7 +197,8 @@ class AtariEnvs(ReplayableEnvs):
         lives = info["lives"].astype(np.int64)
         life_lost = lives < self._lives
         self._lives = lives
-        return self._frames(screens), rewards.astype(np.float64), game_over.astype(bool), life_lost
+        game_over = game_over | (info["episode_frame_number"] >= self._limit)
+        return self._frames(screens), rewards.astype(np.float64), game_over, life_lost
 
     def screen(self, env):
         if self.rgb is None:
@@ -260,6 +279,25 @@ class MaxAndSkip(gymnasium.Wrapper):
         return np.max(screens[-2:], axis=0), total, terminated, truncated, info
 
 
+class UnchangedLimit(gymnasium.Wrapper):
+    """Truncates a game in which for `steps` agent steps no reward came and no life was lost."""
+
+    def __init__(self, env: gymnasium.Env, steps: int):
+        super().__init__(env)
+        self.steps, self.unchanged, self.lives = steps, 0, 0
+
+    def reset(self, **options):
+        obs, info = self.env.reset(**options)
+        self.unchanged, self.lives = 0, info["lives"]
+        return obs, info
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.unchanged = 0 if reward or info["lives"] < self.lives else self.unchanged + 1
+        self.lives = info["lives"]
+        return obs, reward, terminated, truncated or (self.unchanged >= self.steps and not terminated), info
+
+
 class NatureFrame(gymnasium.ObservationWrapper):
     """RGB screen -> (84, 84) uint8."""
 
@@ -281,7 +319,8 @@ def make_atari_env(
 ) -> gymnasium.Env:
     """One game as the 2015 paper sees it: observations (4, 84, 84) uint8, raw rewards, whole games.
 
-    max_frames: emulator frames (the paper's evaluation: 5 minutes = 18,000) after which `truncated` is True.
+    max_frames: emulator frames (the paper's evaluation: 5 minutes = 18,000) after which `truncated` is True; it also is when
+    neither score nor lives change for that long.
     """
     check_rom(game)
     camel = "".join(part.capitalize() for part in game.split("_"))
@@ -293,7 +332,8 @@ def make_atari_env(
         render_mode=render_mode,
         max_num_frames_per_episode=NO_CAP,
     )
-    env = NatureFrame(MaxAndSkip(NoopStart(env, noop_max), frame_skip))
+    env = MaxAndSkip(NoopStart(env, noop_max), frame_skip)
+    env = NatureFrame(UnchangedLimit(env, UNCHANGED_FRAMES // frame_skip))
     if max_frames:
         env = gymnasium.wrappers.TimeLimit(env, max_frames // frame_skip)
     return gymnasium.wrappers.FrameStackObservation(env, 4, padding_type="zero")

@@ -7,7 +7,15 @@ from typing import Any
 from common.environments.atari import AtariEnvs
 from common.environments.vector import GymEnvs, ReplayableEnvs
 
-ATARI = ("frame_skip", "noop_max", "preprocessing", "fire_reset", "repeat_first_frame", "max_frames")
+ATARI = (
+    "frame_skip",
+    "noop_max",
+    "preprocessing",
+    "fire_reset",
+    "repeat_first_frame",
+    "max_frames",
+    "time_limit",
+)
 GYM = ("clip_actions",)
 
 

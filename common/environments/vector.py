@@ -20,7 +20,8 @@ class Step(NamedTuple):
 
     obs: (N, *obs_shape), the observation that follows the action (of an ended episode: its last one).
     rewards: (N,) float64, raw, summed over the frames of the step.
-    game_over, life_lost, truncated: (N,) bool. `truncated` means that the time cap ended the episode: learners bootstrap.
+    game_over, life_lost, truncated: (N,) bool. `truncated`: a time cap ended the episode, or that nothing happened any more in
+    it (`ReplayableEnvs.max_unchanged`), and it might have gone on.
     scores, lengths: (N,) float64 and int64, raw return and agent steps of the episode so far, this step included.
     """
 
@@ -47,6 +48,8 @@ class ReplayableEnvs:
     action_shape: tuple[int, ...] = ()
     action_dtype = np.dtype(np.uint8)
     repeat_first_frame = False  # how `FrameStack.of` these environments begins an episode
+    # agent steps without a reward and without a lost life after which an episode is cut; None: it never is for that
+    max_unchanged: int | None = None
 
     def __init__(self, num_envs: int, seed: int, max_steps: int | None):
         self.num_envs = num_envs
@@ -54,6 +57,7 @@ class ReplayableEnvs:
         self.max_steps = max_steps
         self.scores = np.zeros(num_envs)
         self.lengths = np.zeros(num_envs, dtype=np.int64)
+        self.unchanged = np.zeros(num_envs, dtype=np.int64)  # agent steps since a reward or a lost life
         self._never = np.zeros(num_envs, dtype=bool)  # shared by steps
         self._never.flags.writeable = False
         self._episodes = np.zeros(num_envs, dtype=np.int64)  # resets so far, the first one included
@@ -95,6 +99,7 @@ class ReplayableEnvs:
         self._episodes[mask] += 1
         self.scores[mask] = 0
         self.lengths[mask] = 0
+        self.unchanged[mask] = 0
         for i in np.flatnonzero(mask):
             self._actions[i] = bytearray()
 
@@ -113,7 +118,14 @@ class ReplayableEnvs:
         obs, rewards, game_over, life_lost = self._recv()
         self.scores += rewards
         self.lengths += 1
-        truncated = (self.lengths >= self.max_steps) & ~game_over if self.max_steps else self._never
+        self.unchanged += 1
+        self.unchanged[(rewards != 0) | life_lost] = 0
+        cut = self._never
+        if self.max_steps:
+            cut = self.lengths >= self.max_steps
+        if self.max_unchanged:
+            cut = cut | (self.unchanged >= self.max_unchanged)
+        truncated = cut & ~game_over
         return Step(obs, rewards, game_over, life_lost, truncated, self.scores.copy(), self.lengths.copy())
 
     def _explicit_seeds(self, mask: np.ndarray) -> np.ndarray:
@@ -160,7 +172,7 @@ class ReplayableEnvs:
                 )
                 step = self.step(actions)
                 obs = step.obs
-                early = np.array([t < longest - len(a) for a in past]) & step.done
+                early = np.array([t < longest - len(a) for a in past]) & step.game_over
                 if early.any():  # an environment still waiting for its turn; what it does has no effect
                     self._reset(early, None)
         return obs

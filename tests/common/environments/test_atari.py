@@ -7,11 +7,14 @@ import gymnasium
 import numpy as np
 import pytest
 
+from common.environments import atari
 from common.environments.atari import (
     PREPROCESSING,
+    TIME_LIMITS,
     AtariEnvs,
     FrameStack,
     MaxAndSkip,
+    UnchangedLimit,
     make_atari_env,
     nature_frame,
 )
@@ -113,6 +116,83 @@ def test_a_cap_truncates_and_is_counted_in_frames():
         step = envs.step(np.array([0]))
         assert step.truncated[0] == (t == 100)
         assert not step.game_over[0]
+
+
+def no_ops_until_done(envs: AtariEnvs, most: int) -> list[tuple[bool, bool, int]]:
+    """What ended each environment's first game, and after how many steps, with no-ops alone."""
+    ends = [None] * envs.num_envs
+    for _ in range(most):
+        step = envs.step(np.zeros(envs.num_envs, int))
+        for i in np.flatnonzero(step.done):
+            ends[i] = ends[i] or (bool(step.game_over[i]), bool(step.truncated[i]), int(step.lengths[i]))
+        if all(ends):
+            break
+    return ends
+
+
+@pytest.mark.parametrize("preprocessing", ["nature", "ale"])
+def test_a_game_that_stands_still_is_cut(preprocessing, monkeypatch):
+    """Breakout without a ball, after 1,800 frames instead of 18,000; a game restored on the way is cut at the same step."""
+    for skip in (3, 4):
+        assert AtariEnvs("breakout", frame_skip=skip).max_unchanged == 18_000 // skip
+    monkeypatch.setattr(atari, "UNCHANGED_FRAMES", 1_800)
+    envs = AtariEnvs("breakout", 1, seed=0, frame_skip=40, preprocessing=preprocessing)
+    envs.reset()
+    for _ in range(30):
+        assert not envs.step(np.array([0])).done.any()
+    again = AtariEnvs("breakout", 1, seed=0, frame_skip=40, preprocessing=preprocessing)
+    again.load_state_dict(envs.state_dict())
+    for one in (envs, again):
+        assert no_ops_until_done(one, 50) == [(False, True, 45)]
+
+
+def test_a_point_lost_keeps_a_game_going():
+    """Pong with no-ops is lost 0 : 21; a step without a score is often, one hundred in a row are never."""
+    envs = AtariEnvs("pong", 1, seed=0)
+    envs.max_unchanged = 100
+    envs.reset()
+    over, cut, _ = no_ops_until_done(envs, 2000)[0]
+    assert (over, cut) == (True, False)
+
+
+def test_the_emulators_own_limit_is_game_over_and_counts_all_frames(monkeypatch):
+    """Each game has its own limit; no-op frames count, as xitari counts them."""
+    assert TIME_LIMITS["xitari"] == {"pong": 65_000, None: 1_728_000}
+    monkeypatch.setitem(TIME_LIMITS, "xitari", {"pong": 200, None: 120})
+    for game, limit in (("pong", 200), ("breakout", 120)):
+        envs = AtariEnvs(game, 1, seed=3, time_limit="xitari")
+        seen = watch_noops(envs)
+        envs.reset()
+        steps = -(-(limit - seen[-1]) // 4)
+        assert no_ops_until_done(envs, 300) == [(True, False, steps)]
+    free = AtariEnvs("pong", 1, seed=3)
+    free.reset()
+    assert no_ops_until_done(free, 60) == [None]
+    with pytest.raises(UserError, match=r"time_limit 'xitary'.*xitari"):
+        AtariEnvs("pong", time_limit="xitary")
+
+
+def test_the_wrapper_cuts_where_the_vector_path_does():
+    env = UnchangedLimit(Rewarded([0, 1, 0, 0, 0, 0, 0], lives=[3, 3, 3, 3, 2, 2, 2]), 3)
+    env.reset()
+    assert [env.step(0)[3] for _ in range(7)] == [False, False, False, False, False, False, False]
+    env = UnchangedLimit(Rewarded([0, 1, 0, 0, 0], lives=[3] * 5), 3)
+    env.reset()
+    assert [env.step(0)[3] for _ in range(5)] == [False, False, False, False, True]
+
+
+class Rewarded(gymnasium.Env):
+    """Gives the rewards and the lives of a list."""
+
+    def __init__(self, rewards: list[float], lives: list[int]):
+        self.rewards, self.lives, self.t = rewards, lives, 0
+
+    def reset(self, **_):
+        return None, {"lives": self.lives[0]}
+
+    def step(self, action):
+        self.t += 1
+        return None, self.rewards[self.t - 1], False, False, {"lives": self.lives[self.t - 1]}
 
 
 def test_threads_do_not_change_results():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.environments.vector import GymEnvs
+from common.environments.vector import GymEnvs, ReplayableEnvs
 
 
 def test_cartpole_cap_truncates_and_failure_ends():
@@ -21,6 +21,56 @@ def test_cartpole_cap_truncates_and_failure_ends():
     ends = [envs.step(np.array([0, 1])) for _ in range(4)]
     assert [bool(s.truncated.all()) for s in ends] == [False, False, False, True]
     assert not ends[-1].game_over.any()
+
+
+class Counted(ReplayableEnvs):
+    """Environments that give the rewards and lost lives of a table, column by column; a start costs nothing."""
+
+    reseed_every = 1
+
+    def __init__(self, rewards, lost, cap: int | None = None):
+        super().__init__(len(rewards), 0, cap)
+        self.rewards, self.lost, self.t, self.obs_shape = np.array(rewards), np.array(lost, bool), 0, (1,)
+
+    def _reset(self, mask, seeds):
+        return np.zeros((self.num_envs, 1))
+
+    def _send(self, actions):
+        pass
+
+    def _recv(self):
+        self.t += 1
+        rewards, lost = self.rewards[:, self.t - 1].astype(float), self.lost[:, self.t - 1]
+        return np.zeros((self.num_envs, 1)), rewards, np.zeros(self.num_envs, bool), lost
+
+
+def cuts(envs: ReplayableEnvs, steps: int) -> list[list[bool]]:
+    """(N, steps): which step cut which environment; those that are cut begin anew."""
+    seen = []
+    for _ in range(steps):
+        step = envs.step(np.zeros(envs.num_envs))
+        assert not (step.truncated & step.game_over).any()
+        seen.append(step.truncated.tolist())
+        if step.done.any():
+            envs.reset_where(step.done)
+    return np.array(seen).T.astype(int).tolist()
+
+
+def test_a_game_in_which_nothing_changes_is_cut_each_for_itself():
+    """By hand, cut after 3 steps without a reward or a lost life: a negative reward counts, and a new game starts at 0."""
+    rewards = [[0, 0, 0, 0, 0, 0, 0], [0, 0, -1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]]
+    lost = [[0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0], [1, 0, 1, 0, 1, 0, 1]]
+    envs = Counted(rewards, lost)
+    envs.max_unchanged = 3
+    envs.reset()
+    assert cuts(envs, 7) == [[0, 0, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 0], [0] * 7]
+    both = Counted(rewards, lost, cap=2)  # whichever comes first
+    both.max_unchanged = 3
+    both.reset()
+    assert cuts(both, 7) == [[0, 1, 0, 1, 0, 1, 0]] * 3
+    never = Counted(rewards, lost)
+    never.reset()
+    assert cuts(never, 7) == [[0] * 7] * 3
 
 
 def test_same_seed_same_episodes_and_other_seed_others():
