@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, suggestion
+from common.papers import printed
 from common.papers.model import (
     NO_PROTOCOL,
     Budget,
@@ -155,6 +156,7 @@ def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
             value.get("reasons", {}),
             value.get("kinds", {}),
         )
+    tables, claims = printed.load(data, file, variants, find_row)
     paper = Paper(
         name=name,
         folder=folder,
@@ -169,6 +171,8 @@ def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
         engineering=tuple(data.get("engineering", ())),
         variants=variants,
         budgets={key: Budget(key, **value) for key, value in data["budgets"].items()},
+        printed_tables=tables,
+        claims=claims,
     )
     _check_settings(paper)
     return paper

@@ -159,6 +159,8 @@ class Paper:
     engineering: tuple[str, ...]
     variants: dict[str, Variant]  # "" is the base
     budgets: dict[str, Budget]
+    printed_tables: tuple = ()  # of printed.Table
+    claims: tuple = ()  # of printed.PaperClaim: what the paper says as a whole
 
     @property
     def file(self) -> Path:

@@ -1,0 +1,143 @@
+"""Runs of many targets at once: what the pages of a paper, of a printed table and of a task are made from. Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import papers
+from common.errors import UserError
+from common.evaluation.verdict import MIN_SEEDS, WORDS
+from reports.runs import Run, differences, find_runs, finished_of
+from reports.target import Target
+from reports.words import duration
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The finished runs of one target at the paper's length and under today's rules, at most `seeds` of them, the first seeds.
+
+    other: what else there is, in words (a shorter run, one under other rules, damaged files), where `runs` is empty.
+    """
+
+    target: Target
+    runs: tuple[Run, ...] = ()
+    source: str | None = None
+    other: str | None = None
+
+    @property
+    def scores(self) -> list[float]:
+        return [run.evaluation["score"] for run in self.runs if run.evaluation]
+
+    @property
+    def page(self) -> str:
+        return f"{self.target.name}.html"
+
+
+def target_of(paper: papers.Paper, variant: str, task: str) -> Target:
+    """variant: "" is the paper itself."""
+    found, known = papers.find_task(paper, variant or None, task)
+    return Target(papers.Target(paper.name, variant or None, task).name, paper, found, known, variant or None)
+
+
+def paper_settings(target: Target) -> dict:
+    return papers.resolve(target.paper, target.variant_name, target.task.name, "paper").settings
+
+
+def cell_of(target: Target, results: Path, seeds: int | None = None) -> Cell:
+    """Of the sizes that ran the paper's own settings, the one with the most seeds; one's own before a recorded one."""
+    try:
+        found, _ = find_runs(target, results)
+    except UserError as problem:
+        return Cell(target, other=str(problem))
+    settings, best, other = paper_settings(target), None, None
+    for source, size, runs in found:
+        finished = finished_of(runs)
+        alike = [run for run in finished if run.run["settings"] == settings]
+        if not alike:
+            if finished:
+                other = f"{size}: {_why_not(finished[0], settings)}"
+            continue
+        if differences(alike):
+            other = "seeds of different code or packages, which are not averaged"
+            continue
+        chosen = alike[:seeds]
+        if best is None or len(chosen) > len(best.runs):
+            best = Cell(target, tuple(chosen), source)
+    return best or Cell(target, other=other)
+
+
+def _why_not(run: Run, settings: dict) -> str:
+    steps, wanted = run.run["settings"].get("training_steps"), settings.get("training_steps")
+    if steps != wanted and None not in (steps, wanted):
+        return "shorter than the paper's runs" if steps < wanted else "longer than the paper's runs"
+    return "made under other settings than today's"
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Runs that a claim still needs: how many, the command that makes them, and how long they take by what others took."""
+
+    runs: int
+    command: str
+    seconds: float | None = None
+
+    @property
+    def words(self) -> str:
+        time = f"about {duration(self.seconds)} of one process" if self.seconds else "not measured yet"
+        return f"{self.runs} run{'s' if self.runs > 1 else ''} to come, {time}"
+
+
+def missing_of(cells: Sequence[Cell], seeds: int, command: str) -> Missing | None:
+    """None where every cell has its seeds."""
+    lacking = sum(max(0, seeds - len(cell.runs)) for cell in cells)
+    if not lacking:
+        return None
+    took = [run.run["cost"]["seconds"] for cell in cells for run in cell.runs]
+    return Missing(lacking, command, lacking * sum(took) / len(took) if took else None)
+
+
+def codes_of(cells: Sequence[Cell]) -> dict[str, int]:
+    """Fingerprint of the code -> how many runs it made."""
+    counts: dict[str, int] = {}
+    for cell in cells:
+        for run in cell.runs:
+            code = str(run.run["provenance"].get("code_sha256"))[:12]
+            counts[code] = counts.get(code, 0) + 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of a claim. `key` is a verdict's, or `too_few` of the runs are there."""
+
+    key: str
+    sentence: str
+    missing: Missing | None = None
+    interval: tuple[float, float] | None = None
+    links: tuple[tuple[str, str], ...] = field(default=())  # (page, words)
+
+    @property
+    def word(self) -> str:
+        return WORDS[self.key][0]
+
+    @property
+    def colour(self) -> str:
+        return WORDS[self.key][1]
+
+
+def by_interval(low: float, high: float, seeds: int) -> str:
+    """A claim that something is above 0: its interval on one side of it, with enough seeds, decides."""
+    if seeds < MIN_SEEDS:
+        return "undecided"
+    return "replicated" if low > 0 else "not_replicated" if high < 0 else "undecided"
+
+
+def overall(decisions: Sequence[Decision]) -> str:
+    """The state of a page by those of its claims: one that fails decides, then one that is open."""
+    keys = [d.key for d in decisions if d.key != "not_testable"]
+    for key in ("not_replicated", "nothing_yet", "in_progress", "undecided"):
+        if key in keys:
+            return key
+    return "replicated" if keys else "not_testable"
