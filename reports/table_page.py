@@ -150,7 +150,7 @@ def rows_of_objectives(found: Objectives) -> list[dict]:
     return rows
 
 
-def csv_of(cells: Sequence[tuple[str, str, Cell]], table: Table) -> str:
+def csv_of(cells: Sequence[tuple[str, str, Cell]], name: str) -> str:
     """One line a seed: row, task, seed, score, source, commit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -160,7 +160,7 @@ def csv_of(cells: Sequence[tuple[str, str, Cell]], table: Table) -> str:
             if run.evaluation:
                 writer.writerow(
                     (
-                        table.name,
+                        name,
                         title,
                         task,
                         run.seed,
@@ -292,7 +292,7 @@ def context_of(paper: papers.Paper, table: Table, results: Path) -> dict:
         "missing": missing_of(list(cells.values()), table.seeds, command), "page": page, "command": command,
         "codes": codes_of(list(cells.values())),
         "hours": sum(run.run["cost"]["seconds"] for cell in cells.values() for run in cell.runs) / 3600,
-        "csv": csv_of(lines, table),
+        "csv": csv_of(lines, table.name),
         "latex": latex_of(latex_header, latex, f"{paper.short}, {table.source}: {table.title}"),
     }  # fmt: skip
 

@@ -14,6 +14,9 @@ from reports.target import Target
 from reports.words import duration
 
 
+ROUNDING = 1e-9  # a difference below is none
+
+
 @dataclass(frozen=True)
 class Cell:
     """The finished runs of one target at the paper's length and under today's rules, at most `seeds` of them, the first seeds.
@@ -131,7 +134,7 @@ def by_interval(low: float, high: float, seeds: int) -> str:
     """A claim that something is above 0: its interval on one side of it, with enough seeds, decides."""
     if seeds < MIN_SEEDS:
         return "undecided"
-    return "replicated" if low > 0 else "not_replicated" if high < 0 else "undecided"
+    return "replicated" if low > ROUNDING else "not_replicated" if high < -ROUNDING else "undecided"
 
 
 def overall(decisions: Sequence[Decision]) -> str:

@@ -116,17 +116,17 @@ def load(
     )
     _once([t.name for t in tables], f"{file}: table")
     by_name = {table.name: table for table in tables}
-    claims = tuple(
-        _claim(entry, f"{file}: claims[{i}] ({entry['name']})", file.parent, variants, by_name, find)
-        for i, entry in enumerate(data.get("claims", ()))
-    )
-    _once([c.name for c in claims], f"{file}: claim")
     for name in by_name:
         for variant in variants.values():
             if name in variant.tasks:
                 raise UserError(
                     f"{file}: table {name!r} has the name of a task, and their pages would share one; rename it"
                 )
+    claims = tuple(
+        _claim(entry, f"{file}: claims[{i}] ({entry['name']})", file.parent, variants, by_name, find)
+        for i, entry in enumerate(data.get("claims", ()))
+    )
+    _once([c.name for c in claims], f"{file}: claim")
     return tables, claims
 
 

@@ -1,0 +1,261 @@
+"""The pages of a printed table and of a whole paper, from synthetic runs of a toy: every number by hand, every state of a claim."""
+
+import csv
+import io
+import urllib.parse
+
+import numpy as np
+import pytest
+
+from common import papers
+from common.errors import UserError
+from reports import paper_page, table_page
+from reports.whole import cell_of, target_of
+from tests.reports.pages import PAPER_FRAMES, PAPER_YAML, PUBLISHED_CSV, Reader, edit, write_run
+
+PRINTED = """toy,two,toy,0.8,,t,Table 3
+toy,two,slow,0.3,,t,Table 3
+toy,pong,other,12,,p,Table 4
+toy,montezuma,other,5,,p,Table 4
+"""
+WHOLE = """
+tables:
+  - name: table_3
+    title: Objectives
+    source: Table 3
+    layout: objectives
+    tasks: [pong, montezuma]
+    seeds: 3
+    printed: {file: published.csv, game: two}
+    random: {file: published.csv, metric: random}
+    rows:
+      - {title: The toy, variant: base, metric: toy}
+      - {title: The slow toy, variant: slow, metric: slow}
+    notes: [The scale is ours.]
+    claims:
+      - {name: faster, statement: The toy is better than the slow toy, source: Table 3, higher: {rows: [base]}, lower: {rows: [slow], take: highest}}
+      - {name: below, statement: The slow toy is worse than random play, source: Table 3, higher: 0, lower: {rows: [slow]}}
+  - name: table_4
+    title: Scores
+    source: Table 4
+    layout: scores
+    tasks: [pong, montezuma]
+    seeds: 3
+    printed: {file: published.csv, protocol: p}
+    rows:
+      - {title: Other, metric: other}
+      - {title: Toy, variant: base, metric: toy}
+claims:
+  - {name: objectives, statement: The toy is better, source: Table 3, decided_by: {table: table_3, comparison: faster}}
+  - {name: human, statement: Half of the games above three quarters of human level, source: Table 2,
+     decided_by: {games: above_human_share, level: 0.75, at_least: 1}}
+  - {name: beats, statement: The toy beats the other in both games, source: Table 4,
+     decided_by: {games: above_printed, printed: {file: published.csv, metric: other}, at_least: 2}}
+  - {name: typical, statement: The median is at human level, source: Section 4, decided_by: {aggregate: median, at_least: 1}}
+  - {name: lost, statement: It also drives, source: Section 5, decided_by: {nothing: the car was scrapped}}
+"""
+
+
+@pytest.fixture
+def whole(toy, monkeypatch):
+    """The toy with tables and claims; returns a function that loads it."""
+    text = PAPER_YAML.replace(
+        '- {names: [pong], kind: atari, title: "{name}", protocol: nature, published: none, published_reason: not printed}',
+        '- {names: [pong, montezuma], kind: atari, title: "{name}", protocol: nature, paper_frames: 4000000, published: none,'
+        " published_reason: not printed}",
+    )
+    (toy / "replications/toy/paper.yaml").write_text(text + WHOLE)
+    (toy / "replications/toy/published.csv").write_text(PUBLISHED_CSV + PRINTED)
+
+    def load():
+        return papers.load_paper("toy", root=toy / "replications")
+
+    monkeypatch.setattr(papers, "load_papers", lambda: {"toy": load()})
+    return load
+
+
+def write(toy, variant=None, task="pong", means=(10.0, 11.0, 12.0), rate=0.00025, **options):
+    """Runs at the paper's length, seed 1 first."""
+    for seed, mean in enumerate(means, start=1):
+        settings = {
+            "training_steps": 1_000_000, "learning_rate": 0.0001 if variant else rate, "target_period": 10_000
+        }  # fmt: skip
+        write_run(
+            toy, task=task, variant=variant, seed=seed, mean=mean, size="paper", frames=PAPER_FRAMES, settings=settings,
+            **options,
+        )  # fmt: skip
+
+
+def table(toy, name="table_3"):
+    text = table_page.render_table(f"toy_{name}", toy / "results", toy / "page.html").read_text()
+    return Reader(text), text
+
+
+def verdicts(text, attribute="data-claim"):
+    reader = Reader(text)
+    return {a[attribute]: a["data-key"] for tag, a in reader.tags if tag == "tr" and attribute in a}
+
+
+def test_objectives_by_hand(toy, whole):
+    write(toy, task="pong", means=(9.3, 3.3, 6.3))
+    write(toy, task="montezuma", means=(100.0, 400.0, 1000.0))
+    write(toy, "slow", task="pong", means=(-20.7, -23.7, -26.7))
+    write(toy, "slow", task="montezuma", means=(0.0, 0.0, 0.0))
+    page, text = table(toy)
+    # pong: random -20.7, best 9.3: (1 + .8 + .9) / 3 = .9; montezuma: random 0, best 1000: .5; the mean .7
+    rows = {row[0]: row[1:] for row in page.table("scores printed")[1:]}
+    assert rows["The toy"][:2] == ["0.8", "0.70"]
+    assert rows["The toy"][3] == "6 of 6"
+    # pong: 0, -.1, -.2; montezuma 0: the mean -.05
+    assert rows["The slow toy"][1] == "\u22120.05"
+    assert verdicts(text) == {"faster": "replicated", "below": "undecided"}  # -.1 to 0 touches 0
+    assert 'data-verdict="undecided"' in text
+    matrix = {row[0]: row[1:] for row in page.table("matrix whole")[1:]}
+    assert "0.90" in matrix["The toy"][0] and "0.50" in matrix["The toy"][1]
+    assert "The scale is ours." in page.words
+
+
+def test_a_claim_that_fails_and_one_that_waits(toy, whole):
+    write(toy, task="pong", means=(-20.0, -20.1, -20.2))
+    write(toy, task="montezuma", means=(10.0, 11.0, 12.0))
+    write(toy, "slow", task="pong", means=(9.0, 9.1, 9.2))
+    _, text = table(toy)
+    assert verdicts(text) == {"faster": "in_progress", "below": "nothing_yet"}
+    assert "3 runs to come, about 2.5 h of one process" in text  # 3000 s each, three of montezuma
+    write(toy, "slow", task="montezuma", means=(500.0, 510.0, 520.0))
+    _, text = table(toy)
+    assert verdicts(text) == {"faster": "not_replicated", "below": "not_replicated"}
+    assert 'data-verdict="not_replicated"' in text
+    assert "to come" not in text
+
+
+def test_fewer_than_three_seeds_decide_nothing(toy, whole):
+    for task in ("pong", "montezuma"):
+        write(toy, task=task, means=(9.0, 9.1))
+        write(toy, "slow", task=task, means=(-30.0, -30.1))
+    _, text = table(toy)
+    assert set(verdicts(text).values()) == {"undecided"}
+
+
+def test_only_runs_of_the_papers_settings_count(toy, whole):
+    write(toy, rate=0.5)  # tuned
+    write_run(toy, size="hour", mean=20.0)  # shorter
+    cell = cell_of(target_of(whole(), "", "pong"), toy / "results")
+    assert (cell.runs, cell.source) == ((), None)
+    assert cell.other in (
+        "paper: made under other settings than today's",
+        "hour: shorter than the paper's runs",
+    )
+    write(toy, recorded=True, means=(1.0, 2.0, 3.0, 4.0))
+    cell = cell_of(target_of(whole(), "", "pong"), toy / "results", seeds=3)
+    assert (cell.scores, cell.source) == ([1.0, 2.0, 3.0], "recorded")
+    for seed in (1, 2):
+        code = {"code_sha256": str(seed), "lock_sha256": "10c4" * 16, "rom_sha256": "40a1" * 16}
+        edit(toy / f"replications/toy/recorded/base/pong/paper/seed{seed}/run.json", provenance=code)
+    cell = cell_of(target_of(whole(), "", "pong"), toy / "results")
+    assert (cell.runs, cell.other) == ((), "seeds of different code or packages, which are not averaged")
+
+
+def test_scores_stand_beside_all_printed_agents(toy, whole):
+    write(toy, means=(12.0, 13.0, 14.0))
+    page, text = table(toy, "table_4")
+    assert page.table("scores printed")[1][:4] == ["Pong", "12", "not here", "18.9"]
+    assert "13.0" in page.table("scores printed")[1][4]
+    assert page.table("scores printed")[2] == ["Montezuma", "5", "not here", "0", "\u2013"]
+    assert 'data-verdict="in_progress"' in text
+
+
+def test_the_csv_has_every_seed_and_the_latex_every_row(toy, whole):
+    write(toy, means=(12.0, 13.0, 14.5))
+    page, _ = table(toy)
+    csv_text, latex = (
+        urllib.parse.unquote(a["href"].split(",", 1)[1]) for tag, a in page.tags if "download" in a
+    )
+    rows = list(csv.DictReader(io.StringIO(csv_text)))
+    assert [(r["row"], r["task"], r["seed"], r["score"]) for r in rows] == [
+        ("The toy", "pong", "1", "12.0"), ("The toy", "pong", "2", "13.0"), ("The toy", "pong", "3", "14.5")
+    ]  # fmt: skip
+    assert latex.count(r"\\") == 3 and r"\toprule" in latex and "The slow toy & 0.3" in latex
+
+
+def test_a_whole_paper_with_nothing_run(toy, whole):
+    out = paper_page.render_paper("toy", toy / "results", toy / "toy.html")
+    text = out.read_text()
+    assert verdicts(text) == {
+        "objectives": "nothing_yet", "human": "nothing_yet", "beats": "nothing_yet", "typical": "nothing_yet", "lost": "not_testable"
+    }  # fmt: skip
+    assert "The car was scrapped." in text
+    assert 'data-verdict="nothing_yet"' in text
+
+
+def test_claims_over_games_are_settled_as_soon_as_they_can_be(toy, whole):
+    # human level: pong 9.3 from -20.7; three quarters of it is 1.8
+    write(toy, means=(1.0, 2.0, 3.0))
+    text = paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text()
+    keys = verdicts(text)
+    assert keys["human"] == "replicated"  # 2.0 is above, and one game is enough
+    assert keys["beats"] == "not_replicated"  # 2.0 is not above 12: both games can no longer be
+    assert keys["typical"] == "in_progress"
+    write(toy, task="montezuma", means=(8000.0, 8100.0, 8200.0))
+    page = Reader(paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text())
+    # median of .757 and 1.85
+    rows = {row[0]: row[1:] for row in page.table("numbers aggregates")[1:]}
+    ours = (22.7 / 30 + 8100 / 4367) / 2
+    assert rows["Median"][0].startswith(f"{100 * ours:.0f}")
+    assert rows["Games above human level"][0] == "50 %"
+    assert "2 games" in page.words
+
+
+def test_two_seeds_settle_nothing_over_games(toy, whole):
+    write(toy, means=(9.0, 9.3))
+    text = paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text()
+    assert verdicts(text)["human"] == "nothing_yet"
+
+
+def test_wins_ties_and_losses_are_against_the_printed_scores(toy, whole):
+    write(toy, means=(12.4, 12.4, 12.4))  # 12 as printed: a tie
+    write(toy, task="montezuma", means=(4.0, 4.0, 4.0))
+    page = Reader(paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text())
+    assert page.table("numbers")[1] == ["Other, as printed", "0", "1", "1"]
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("variant: slow, metric: slow", "variant: slwo, metric: slow", "did you mean 'slow'"),
+        ("comparison: faster", "comparison: fastr", "did you mean 'faster'"),
+        ("tasks: [pong, montezuma]\n    seeds: 3\n    printed: {file: published.csv, game: two}", "tasks: [pongg]\n    seeds: 3\n    printed: {file: published.csv, game: two}", "did you mean 'pong'"),
+        ("{rows: [slow], take: highest}", "{rows: [fast]}", "there are"),
+        ("at_least: 2}", "at_least: 3}", "there are 2"),
+        ("metric: other}", "metric: otter}", "unknown metric 'otter'"),
+        ("- name: table_3\n", "- name: pong\n", "rename it"),
+    ],
+)  # fmt: skip
+def test_a_name_that_does_not_exist_is_refused_with_its_place(toy, whole, old, new, message):
+    file = toy / "replications/toy/paper.yaml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=message) as error:
+        whole()
+    assert "paper.yaml" in str(error.value)
+
+
+def test_every_claim_about_a_printed_table_is_true_of_the_printed_values():
+    checked = 0
+    for paper in papers.load_papers().values():
+        for entry in paper.printed_tables:
+            for claim in entry.claims:
+                printed = {row.variant: np.float64(row.printed["mean"].value) for row in entry.rows}
+                assert claim.higher.of(printed, table_page.HOW) > claim.lower.of(printed, table_page.HOW), (
+                    claim.name
+                )
+                checked += 1
+    assert checked >= 3
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="did you mean 'ppo_table_1'"):
+        table_page.render_table("ppo_table1", None)
+    with pytest.raises(UserError, match="unknown paper 'dqnn'"):
+        paper_page.render_paper("dqnn", None)
