@@ -13,7 +13,6 @@ from reports.runs import Run, differences, find_runs, finished_of
 from reports.target import Target
 from reports.words import duration
 
-
 ROUNDING = 1e-9  # a difference below is none
 
 
@@ -59,7 +58,7 @@ def cell_of(target: Target, results: Path, seeds: int | None = None) -> Cell:
         finished = finished_of(runs)
         alike = [run for run in finished if run.run["settings"] == settings]
         if not alike:
-            if finished:
+            if finished and other is None:
                 other = f"{size}: {_why_not(finished[0], settings)}"
             continue
         if differences(alike):

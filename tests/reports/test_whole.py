@@ -111,7 +111,8 @@ def test_objectives_by_hand(toy, whole):
     assert verdicts(text) == {"faster": "replicated", "below": "undecided"}  # -.1 to 0 touches 0
     assert 'data-verdict="undecided"' in text
     matrix = {row[0]: row[1:] for row in page.table("matrix whole")[1:]}
-    assert "0.90" in matrix["The toy"][0] and "0.50" in matrix["The toy"][1]
+    assert "0.90" in matrix["The toy"][0]
+    assert "0.50" in matrix["The toy"][1]
     assert "The scale is ours." in page.words
 
 
@@ -175,7 +176,9 @@ def test_the_csv_has_every_seed_and_the_latex_every_row(toy, whole):
     assert [(r["row"], r["task"], r["seed"], r["score"]) for r in rows] == [
         ("The toy", "pong", "1", "12.0"), ("The toy", "pong", "2", "13.0"), ("The toy", "pong", "3", "14.5")
     ]  # fmt: skip
-    assert latex.count(r"\\") == 3 and r"\toprule" in latex and "The slow toy & 0.3" in latex
+    assert latex.count(r"\\") == 3
+    assert r"\toprule" in latex
+    assert "The slow toy & 0.3" in latex
 
 
 def test_a_whole_paper_with_nothing_run(toy, whole):
@@ -220,7 +223,7 @@ def test_wins_ties_and_losses_are_against_the_printed_scores(toy, whole):
 
 
 @pytest.mark.parametrize(
-    "old, new, message",
+    ('old', 'new', 'message'),
     [
         ("variant: slow, metric: slow", "variant: slwo, metric: slow", "did you mean 'slow'"),
         ("comparison: faster", "comparison: fastr", "did you mean 'faster'"),
