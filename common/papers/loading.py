@@ -1,8 +1,4 @@
-"""The paper as data: loads and checks `replications/*/paper.yaml`, names the targets, and resolves what a run will do.
-
-The one module others import for it; its parts are `paper_model` (the shape), `settings` (resolving) and `validation`.
-Everything raises `UserError` with file, key and fix.
-"""
+"""Loads and checks `replications/*/paper.yaml`, and names the targets. UserError with file, key and fix."""
 
 from __future__ import annotations
 
