@@ -172,7 +172,9 @@ class Paper:
         return self.variants[""].tasks
 
     def fields(self, script: str = "train") -> dict[str, Field]:
-        return config_fields(self.folder / f"{script}.py")
+        """Of a script's Config; none of train.py where every task has a script of its own."""
+        own = all(task.script != "train" for v in self.variants.values() for task in v.tasks.values())
+        return {} if script == "train" and own else config_fields(self.folder / f"{script}.py")
 
     def tables(self) -> list[Path]:
         """The published tables its tasks refer to."""
