@@ -69,12 +69,13 @@ CROP_2013 = slice(18, 102)  # rows of the 110 that are kept
 
 
 def dqn_2013_frame(rgb: np.ndarray) -> np.ndarray:
-    """(210, 160, 3) uint8 RGB -> (84, 84) uint8: luminance, a bilinear resize to 110 x 84, and a crop of its lower part.
+    """(210, 160, 3) uint8 RGB -> (84, 84) uint8: luminance, averages over areas to 110 x 84, and a crop of its lower part.
 
-    Source: Mnih et al. 2013, section 4.1, which does not say where it crops: here 18 rows go at the top and 8 at the bottom.
+    Source: Mnih et al. 2013, section 4.1, which says neither how it resizes nor where it crops: here areas are averaged, as in
+    the same authors' code of 2015, and 18 rows go at the top and 8 at the bottom.
     """
     gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(gray, (SIZE, 110), interpolation=cv2.INTER_LINEAR)[CROP_2013]
+    return cv2.resize(gray, (SIZE, 110), interpolation=cv2.INTER_AREA)[CROP_2013]
 
 
 # "ale" is the emulator's own, in its threads

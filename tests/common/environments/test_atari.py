@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ale_py
 import cv2
 import gymnasium
 import numpy as np
@@ -15,6 +16,7 @@ from common.environments.atari import (
     FrameStack,
     MaxAndSkip,
     UnchangedLimit,
+    dqn_2013_frame,
     make_atari_env,
     nature_frame,
 )
@@ -261,15 +263,59 @@ def test_luminance_and_averages_over_areas():
     assert set(np.unique(frame)) == {round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)}
     noise = np.random.default_rng(0).integers(0, 256, (210, 160, 3), dtype=np.uint8)
     slow = area_average(noise @ np.array([0.299, 0.587, 0.114]), 84, 84)
-    assert np.abs(nature_frame(noise) - slow).max() <= 1.5
+    assert np.abs(nature_frame(noise) - slow).max() <= 1.01
+    slow = area_average(noise @ np.array([0.299, 0.587, 0.114]), 110, 84)[18:102]
+    assert np.abs(dqn_2013_frame(noise) - slow).max() <= 1.01
+
+
+@pytest.mark.parametrize(("frame", "rows"), [(nature_frame, range(210)), (dqn_2013_frame, range(35, 194))])
+def test_every_row_and_column_of_the_screen_has_weight(frame, rows):
+    """Of 2013 every row of the crop, which begins at 18 / 110 of the screen and ends at 102 / 110."""
     for row in range(210):
         one = np.zeros((210, 160, 3), np.uint8)
         one[row] = 255
-        assert nature_frame(one).any(), row
+        seen = frame(one).any()
+        assert seen or row not in rows, row
+        assert not seen or row in rows or row in (34, 194), row  # a share of these
     for column in range(160):
         one = np.zeros((210, 160, 3), np.uint8)
         one[:, column] = 255
-        assert nature_frame(one).any(), column
+        assert frame(one).any(), column
+
+
+@pytest.mark.parametrize("game", ["pong", "breakout", "seaquest"])
+@pytest.mark.parametrize("preprocessing", ["nature", "dqn_2013"])
+def test_the_whole_pipeline_within_a_grey_level_of_float64(game, preprocessing):
+    """300 agent steps of the vector path against frames of the bare emulator, one by one, in arithmetic of its own: maximum of the
+    last two frames per channel (2013: the last alone), luminance, averages over areas, the crop, nothing rounded on the way."""
+    envs = AtariEnvs(game, 1, seed=3, noop_max=0, preprocessing=preprocessing)
+    obs = envs.reset(np.array([3]))
+    emulator = ale_py.ALEInterface()
+    emulator.setInt("random_seed", 3)
+    emulator.setFloat("repeat_action_probability", 0.0)
+    emulator.loadROM(ale_py.roms.get_rom_path(game))
+    emulator.reset_game()
+    actions, rng, worst = emulator.getMinimalActionSet(), np.random.default_rng(0), 0.0
+    frames = [emulator.getScreenRGB().astype(np.float64)]
+    for _ in range(300):
+        screen = frames[-1] if preprocessing == "dqn_2013" else np.maximum.reduce(frames[-2:])
+        gray = screen[..., 0] * 0.299 + screen[..., 1] * 0.587 + screen[..., 2] * 0.114
+        small = (
+            area_average(gray, 84, 84) if preprocessing == "nature" else area_average(gray, 110, 84)[18:102]
+        )
+        worst = max(worst, np.abs(obs[0] - small).max())
+        action = int(rng.integers(len(actions)))
+        step = envs.step(np.array([action]))
+        frames, reward = [], 0.0
+        for _ in range(4):
+            reward += emulator.act(actions[action])
+            frames.append(emulator.getScreenRGB().astype(np.float64))
+        assert reward == step.rewards[0]
+        assert step.game_over[0] == emulator.game_over()
+        obs = step.obs
+        if step.game_over[0]:
+            break
+    assert 0 < worst <= 1.0
 
 
 def test_fire_is_pressed_once_after_the_no_ops_where_a_game_has_it():
@@ -350,7 +396,7 @@ def test_dqn_2013_takes_the_last_frame_alone_and_crops():
     rng, differs = np.random.default_rng(0), 0
     for _ in range(150):
         gray = cv2.cvtColor(screen, cv2.COLOR_RGB2GRAY)
-        assert (obs[0] == cv2.resize(gray, (84, 110), interpolation=cv2.INTER_LINEAR)[18:102]).all()
+        assert (obs[0] == cv2.resize(gray, (84, 110), interpolation=cv2.INTER_AREA)[18:102]).all()
         action = int(rng.integers(envs.num_actions))
         obs = envs.step(np.array([action])).obs
         screens = [bare.step(action)[0] for _ in range(3)]
