@@ -418,7 +418,8 @@ class Follower:
         numbers = np.array([number[place] for place in where])
         np.testing.assert_allclose(probabilities, law[numbers], rtol=1e-3, err_msg="probabilities")
         top = law.cumsum()
-        assert (points <= top[numbers] + 1e-5).all() and (points >= top[numbers] - law[numbers] - 1e-5).all()
+        assert (points <= top[numbers] + 1e-5).all()
+        assert (points >= top[numbers] - law[numbers] - 1e-5).all()
         weights = (len(allowed) * law[numbers]) ** -beta(c, self.now)
         self.indices = indices
         return where, weights / weights.max()

@@ -23,7 +23,6 @@ CLIPPED = {"at": 0}
 def gradient(c, w, target, batch, weights, passes):
     """What enters the shared layers is divided by the root of 2 where there are two streams; then the whole is clipped."""
     loss, d, sizes = clipped_q_learning(double=True, values=values)(c, w, target, batch, weights, passes)
-
     if c.dueling:
         d |= {name: tensor / math.sqrt(2) for name, tensor in d.items() if name.startswith("layers.1.")}
     norm = math.sqrt(sum(float((tensor**2).sum()) for tensor in d.values()))

@@ -118,7 +118,7 @@ def gradient(c, w, target, batch, weights, passes):
     alive = ~batch.terminals  # what follows an end means nothing
     of = [p for p in passes if np.array_equal(p.states[alive], batch.next_states[alive])]
     learning = pass_of(passes, w, batch.states)
-    ahead = [p for p in of if all(torch.equal(p.net[k], target[k]) for k in target)][0]
+    ahead = next(p for p in of if all(torch.equal(p.net[k], target[k]) for k in target))
     choosing = [p for p in of if all(torch.equal(p.net[k], w[k]) for k in w)][-1] if c.double else ahead
     assert len(passes) == 2 + c.double
     if c.noisy:  # each has noise of its own, in each layer
