@@ -11,7 +11,6 @@ from markupsafe import Markup, escape
 
 from common.evaluation.statistics import seed_interval
 from reports.charts import PALETTE, Scale, svg_of, tick_labels, ticks
-from reports.words import short_count
 
 MAX_POINTS = 500  # a curve; fewer where many seeds share the page
 POINTS_A_CHART = 6000  # over all its seeds
@@ -126,12 +125,11 @@ class Chart:
             y = place(value)
             body.append(f'<line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
             body.append(f'<text class="tick" x="0" y="{y - 3}">{text}</text>')
-        for value in ticks(max(0, wide.low), wide.high, 3 if self.small else 5):
+        across = ticks(max(0, wide.low), wide.high, 3 if self.small else 5)
+        for value, text in zip(across, tick_labels(across), strict=True):
             x = wide(value)
             anchor = "start" if x < 6 else "end" if x > 94 else "middle"
-            body.append(
-                f'<text class="tick" x="{x}%" y="{height - 6}" text-anchor="{anchor}">{short_count(value)}</text>'
-            )
+            body.append(f'<text class="tick" x="{x}%" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
         for line in self.lines:
             y = place(line.value)
             body.append(f'<line class="ref {line.css}" x1="0" x2="100%" y1="{y}" y2="{y}"/>')

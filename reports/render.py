@@ -94,6 +94,10 @@ def excerpt(path: Path, room: int) -> tuple[bytes, float, float] | None:
     return None
 
 
+def video_source(content: bytes) -> Markup:
+    return Markup("data:video/mp4;base64," + base64.b64encode(content).decode())
+
+
 def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
     """Renders, then puts in excerpts while the page stays under MAX_PAGE bytes: the median episode of every size
     first, then the best ones. What does not fit is named with its file.
@@ -111,7 +115,7 @@ def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
             continue
         content, seconds, total = found
         total = max(total, video["whole"])
-        video["src"] = Markup("data:video/mp4;base64," + base64.b64encode(content).decode())
+        video["src"] = video_source(content)
         video["length"] = duration(total)
         video["cut"] = f"its first {duration(seconds)} of {duration(total)}" if seconds < total else None
         video["note"], changed = None, True

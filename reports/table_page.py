@@ -120,6 +120,8 @@ def score_in_words(scores: Sequence[float]) -> str:
 
 
 def rows_of_objectives(found: Objectives) -> list[dict]:
+    printed = [as_printed(row.printed["mean"].value) for row in found.table.rows]
+    digits = max(len(text.partition(".")[2]) for text in printed)  # the files drop a last 0
     rows = []
     for row in found.table.rows:
         cells = [found.cells[row.variant, task] for task in found.table.tasks]
@@ -132,7 +134,7 @@ def rows_of_objectives(found: Objectives) -> list[dict]:
             }
         rows.append({
             "title": row.title,
-            "printed": as_printed(row.printed["mean"].value),
+            "printed": format_number(row.printed["mean"].value, digits),
             "runs": sum(len(cell.runs) for cell in cells),
             "wanted": found.table.seeds * len(cells),
             "matrix": [
@@ -255,7 +257,7 @@ def context_of(paper: papers.Paper, table: Table, results: Path) -> dict:
         scale = [
             {
                 "task": paper.tasks[task].title,
-                "random": as_printed(random),
+                "random": format_number(random, 1),
                 "best": format_number(best, 1) if any(found.cells[v, task].runs for v in titles) else DASH,
             }
             for task, (random, best) in found.scale.items()
@@ -278,13 +280,9 @@ def context_of(paper: papers.Paper, table: Table, results: Path) -> dict:
         ]
     runs = sum(len(cell.runs) for cell in cells.values())
     wanted = table.seeds * len(cells)
-    key = (
-        overall([decision for _, decision in decisions])
-        if decisions and runs
-        else "in_progress"
-        if runs
-        else "nothing_yet"
-    )
+    key = overall([decision for _, decision in decisions])
+    if key == "nothing_yet" or not decisions:
+        key = "in_progress" if runs else "nothing_yet"
     lines = [(titles.get(v) or "", task, cell) for (v, task), cell in cells.items()]
     return {
         "paper": paper, "citation": paper.citation, "table": table, "rows": rows, "header": header, "scale": scale,

@@ -9,7 +9,7 @@ import pytest
 
 from common import papers
 from common.errors import UserError
-from reports import paper_page, table_page
+from reports import paper_page, table_page, task_page
 from reports.whole import cell_of, target_of
 from tests.reports.pages import PAPER_FRAMES, PAPER_YAML, PUBLISHED_CSV, Reader, edit, write_run
 
@@ -262,3 +262,26 @@ def test_unknown_names_are_refused():
         table_page.render_table("ppo_table1", None)
     with pytest.raises(UserError, match="unknown paper 'dqnn'"):
         paper_page.render_paper("dqnn", None)
+
+
+def test_a_task_shows_every_agent_with_runs_on_one_axis(toy, whole):
+    write(toy, means=(12.0, 13.0, 14.0))
+    write(toy, "slow", means=(-5.0,))
+    write_run(toy, task="cartpole", mean=480.0)
+    text = task_page.render_task("pong", toy / "results", toy / "pong.html").read_text()
+    page = Reader(text)
+    rows = {row[0]: row[1:] for row in page.table("scores main")[1:]}
+    assert list(rows) == ["TOY (2015)", "TOY (2015), slower"]
+    assert rows["TOY (2015)"][:3] == ["13.0", "10.5 to 15.5", "3"]
+    assert rows["TOY (2015), slower"][:3] == ["\u22125.0", "one seed", "1"]
+    assert text.count('<path class="curve s1"') == 1  # the three seeds are one line
+    assert text.count('<polygon class="spread s1"') == 1
+    assert text.count('<path class="curve s2"') == 1
+    assert {"toy_pong.html", "toy-slow_pong.html", "index.html"} <= set(page.links)
+    with pytest.raises(UserError, match="did you mean 'pong'"):
+        task_page.render_task("pongg", toy / "results")
+
+
+def test_a_task_without_runs_says_so(toy, whole):
+    text = task_page.render_task("montezuma", toy / "results", toy / "m.html").read_text()
+    assert "No agent has a finished run here yet." in text

@@ -1,0 +1,139 @@
+"""The page of a task: `python -m reports.task_page pong [--results results] [--out FILE]`. Every agent that has runs there.
+
+Of each agent the longest finished runs, one's own or recorded, as on its own page. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common import papers
+from common.errors import UserError, run_main, suggestion
+from common.evaluation.statistics import as_printed, format_number, format_percent, seed_interval
+from common.evaluation.verdict import WORDS
+from reports.charts import PALETTE
+from reports.curves import Chart, Line, Series, mean_of, series_of
+from reports.index import Entry, all_targets, entry_of
+from reports.render import MAX_VIDEO, environment, excerpt, video_source, write
+from reports.runs import Run
+from reports.words import duration, size_name
+
+POINTS = 200  # of a curve
+MAX_VIDEOS = 1_200_000  # characters of all films on the page
+
+
+def entries_of(task: str, results: Path) -> list[Entry]:
+    """Of all agents that play it and have finished runs. UserError for an unknown task."""
+    targets = all_targets(papers.load_papers())
+    known = {target.task.name for target in targets if not target.task.claims}
+    if task not in known:
+        raise UserError(f"unknown task {task!r}{suggestion(task, sorted(known))}")
+    entries = [entry_of(t, results) for t in targets if t.task.name == task and not t.task.claims]
+    return [entry for entry in entries if entry.finished]
+
+
+def name_of(entry: Entry) -> str:
+    variant = entry.target.variant.title if entry.target.variant_name else ""
+    return f"{entry.target.paper.short}{', ' if variant else ''}{variant}"
+
+
+def curve_of(run: Run) -> tuple[str, list, list, list] | None:
+    """(name, frames, scores, hours): of evaluation phases, else of the last training episodes."""
+    for column in ("eval_score", "train_score_100"):
+        xs, ys = run.curve.series(column)
+        if xs:
+            _, hours = run.curve.series("hours")
+            return f"seed {run.seed}", xs, ys, hours
+    return None
+
+
+def series_of_agent(entry: Entry, number: int) -> Series | None:
+    """One line: the mean over seeds with its band, or the one seed's."""
+    curves = [curve for run in entry.finished if (curve := curve_of(run))]
+    if not curves:
+        return None
+    mean = mean_of(curves, POINTS) if len(curves) > 1 else None
+    line = mean or series_of(curves[:1], crowd=2)[0]
+    return replace(line, name=name_of(entry), css=f"s{number % PALETTE + 1}")
+
+
+def against_hours(line: Series) -> Series | None:
+    return replace(line, xs=line.hours) if line.hours and None not in line.hours else None
+
+
+def row_of(entry: Entry) -> dict:
+    estimate, verdict, published = seed_interval(entry.scores), entry.verdict, entry.target.task.published
+    hours = [run.run["cost"]["seconds"] for run in entry.finished if run.run["cost"].get("seconds")]
+    return {
+        "name": name_of(entry), "page": entry.page, "paper": f"{entry.agent}.html", "ours": format_number(estimate.mean, 1),
+        "interval": f"{format_number(estimate.low, 1)} to {format_number(estimate.high, 1)}" if estimate.low is not None else "one seed",
+        "seeds": estimate.n, "size": f"{size_name(entry.size)}, {'recorded' if entry.source == 'recorded' else 'your own'}",
+        "length": format_percent(verdict.fraction) if verdict.fraction is not None else "",
+        "hours": duration(sum(hours) / len(hours)) if hours else "",
+        "published": as_printed(published.value) if published else "", "verdict": verdict,
+    }  # fmt: skip
+
+
+def films_of(entries: Sequence[Entry]) -> list[dict]:
+    """Of each agent one film, while they fit on the page; the others are named with their pages."""
+    films, room = [], MAX_VIDEOS
+    for entry in entries:
+        path = next((run.video for run in entry.finished if run.video), None)
+        found = excerpt(path, min(room, MAX_VIDEO)) if path else None
+        source = video_source(found[0]) if found else None
+        room -= len(source or "")
+        films.append({"name": name_of(entry), "page": entry.page, "src": source})
+    return [film for film in films if film["src"]]
+
+
+def context_of(task: str, results: Path) -> dict:
+    """All that the template shows."""
+    entries = entries_of(task, results)
+    lines = [line for n, entry in enumerate(entries) if (line := series_of_agent(entry, n))]
+    marks = {}
+    for entry in entries:
+        kind = entry.target.task
+        for name, row in (("random", kind.random), ("human", kind.human)):
+            if row:
+                marks.setdefault(name, set()).add(row.value)
+    same = [
+        Line(f"{name} {as_printed(v)}", v, name) for name, vs in marks.items() if len(vs) == 1 for v in vs
+    ]
+    charts = [Chart("frames", "Against frames", lines, same)] if lines else []
+    timed = [line for line in map(against_hours, lines) if line]
+    if timed:
+        charts.append(Chart("hours", "Against hours of one process", timed, same))
+    title = next(t.task.title for t in all_targets(papers.load_papers()) if t.task.name == task)
+    return {
+        "task": task, "title": title.removesuffix(" (not in the paper)"), "rows": [row_of(entry) for entry in entries],
+        "charts": [{"title": chart.title, "svg": chart.svg()} for chart in charts],
+        "legend": [(line.name, line.css) for line in lines], "films": films_of(entries), "page": f"reports/{task}.html",
+        "differ": sorted(name for name, values in marks.items() if len(values) > 1),
+    }  # fmt: skip
+
+
+def render_task(task: str, results: Path, out: Path | None = None) -> Path:
+    """Writes the page and returns its path. UserError for an unknown task."""
+    context = context_of(task, results)
+    out = out or Path("reports") / f"{task}.html"
+    write(out, environment().get_template("task_page.html.j2").render(**context, words=WORDS))
+    print(f"{out}: {len(context['rows'])} agents with runs", flush=True)
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.task_page", description="Render every agent's runs on one task."
+    )
+    parser.add_argument("task", help="for example pong")
+    parser.add_argument("--out", type=Path, help="default: reports/TASK.html")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    args = parser.parse_args(argv)
+    render_task(args.task.removeprefix("reports/").removesuffix(".html"), args.results, args.out)
+
+
+if __name__ == "__main__":
+    run_main(main)
