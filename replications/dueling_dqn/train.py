@@ -236,7 +236,7 @@ class RMSProp:
         c, d, g, s = self.config, self.gradient, self.mean, self.mean_square
         g.lerp_(d, 1 - c.gradient_momentum)
         s.mul_(c.squared_gradient_momentum).addcmul_(d, d, value=1 - c.squared_gradient_momentum)
-        variance = torch.addcmul(s, g, g, value=-1)
+        variance = torch.addcmul(s, g, g, value=-1).clamp_(min=0)  # rounding: below 0 for a constant gradient
         self.weights.addcdiv_(d, variance.add_(c.min_squared_gradient).sqrt_(), value=-c.learning_rate)
 
     def state_dict(self) -> dict:

@@ -94,6 +94,20 @@ def test_rmsprop_follows_the_formula_for_many_steps():
     np.testing.assert_allclose(optimiser.weights.numpy(), w, rtol=1e-5, atol=1e-7)
 
 
+def test_rmsprop_of_a_constant_gradient_stays_a_number():
+    """s - g^2 goes to 0, and float32 rounds it below: with a small floor the root is then of a negative number."""
+    module = torch.nn.Linear(1, 1, bias=False)
+    optimiser = RMSProp(module, dataclasses.replace(PAPER, min_squared_gradient=1e-5))
+    lowest = 0.0
+    for _ in range(300):
+        before = module.weight.item()
+        optimiser.gradient.fill_(24.0)
+        optimiser.step()
+        lowest = min(lowest, float(optimiser.mean_square - optimiser.mean**2))
+        assert 0 < before - module.weight.item() <= 1.01 * 0.00025 * 24 / math.sqrt(1e-5)
+    assert lowest < -1e-5  # or this would show nothing
+
+
 @pytest.mark.parametrize(("delta", "gradient"), [(0.5, 0.5), (7.0, 1.0), (-0.25, -0.25), (-3.0, -1.0)])
 def test_error_is_clipped_in_the_gradient_and_summed(delta, gradient):
     """delta = target - value; the loss falls in the direction of clip(delta), and two equal samples pull twice as hard."""
