@@ -59,6 +59,7 @@ class Config:
     stack: int = 4  # frames; Mnih et al. 2015
     noop_max: int = 30  # frames; Mnih et al. 2015
     max_frames: int = 108_000  # after which an episode is cut (30 minutes); van Hasselt et al. 2016
+    time_limit: Literal["xitari", "none"] = "xitari"  # then game over; DQN's
     preprocessing: Literal["nature", "ale"] = "nature"  # Mnih et al. 2015; "ale" is faster, not the paper's
     life_loss_terminal: bool = True  # Mnih et al. 2015
     reward_clip: float = 1.0  # raw score; Mnih et al. 2015

@@ -49,6 +49,7 @@ class Config:
     frame_skip: int = 4  # frames per agent step; 3 on Space Invaders
     stack: int = 4  # frames; section 4.1
     noop_max: int = 0  # not mentioned
+    time_limit: Literal["xitari", "none"] = "xitari"  # then game over; not given
     preprocessing: Literal["dqn_2013", "nature", "ale"] = "dqn_2013"  # section 4.1
 
     network: Literal["dqn_2013", "mlp"] = "dqn_2013"  # section 4.1; "mlp" is for vector observations

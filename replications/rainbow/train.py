@@ -52,6 +52,7 @@ class Config:
     stack: int = 4  # frames; appendix
     noop_max: int = 30  # frames; "Evaluation"
     max_frames: int = 108_000  # frames of an episode, 30 minutes; appendix
+    time_limit: Literal["xitari", "none"] = "xitari"  # then game over; DQN's released code
     preprocessing: Literal["nature", "ale"] = "nature"  # DQN, Methods; "ale" is faster and not the paper's
     life_loss_terminal: bool = True  # appendix
     reward_clip: float = 1.0  # raw score; appendix
