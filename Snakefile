@@ -20,7 +20,7 @@ onstart:
 wildcard_constraints:
     agent="|".join(flow.agents),
     task="|".join(flow.tasks),
-    target="|".join(flow.targets),
+    target=flow.pages,
     size=SIZES,
     seed="[1-9][0-9]*",
 

@@ -5,81 +5,29 @@ All problems are raised as UserError while the Snakefile is read, before any job
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
+import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from common import papers
+from common import announce, papers
+from common.configuration import PAGE, SUFFIX, bare, checked_config
 from common.errors import UserError, suggestion
-from common.papers import BUDGETS, Resolved, Target
-from common.papers.units import plural
-from common.papers.validation import validate
-from common.runs.devices import detect_device
+from common.papers import Resolved, Target
+from common.runs.devices import detect_device, own_device
 
-PAGE, SUFFIX = "reports/", ".html"
 INDEX = f"{PAGE}index{SUFFIX}"
 LAPTOP_FILES = ("run.json", "measures.json", "points.csv")
 PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation.json", "episode.mp4")
 SIZES = papers.SIZE.pattern
 THREADS = 4  # of a training that has no workers
-
-
-def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with defaults filled in. The command line's text and numbers are put into type first."""
-    given = dict(config)
-    for key in ("frames", "seeds"):
-        given[key] = _whole(given.get(key))
-    for key in ("frames", "checkpoints"):
-        if given.get(key) in ("null", "none", ""):
-            given[key] = None
-    if isinstance(given.get("targets"), str):
-        given["targets"] = given["targets"].replace(",", " ").split()
-    if isinstance(given.get("targets"), list):
-        given["targets"] = [
-            bare(target) if isinstance(target, str) else target for target in given["targets"]
-        ]
-    if type(given.get("results")) is int:
-        given["results"] = str(given["results"])  # a folder called 2024
-    if str(given.get("fresh")).lower() in ("true", "false"):
-        given["fresh"] = str(given["fresh"]).lower() == "true"
-    given = {
-        key: value for key, value in given.items() if value is not None or key in ("frames", "checkpoints")
-    }
-    return validate(given, "config.schema.yaml", "config.yaml or --config")
-
-
-def _whole(value: Any) -> Any:
-    """2000000 for "2000000", "2_000_000", 2e6 and "2e6" (YAML reads that as text); anything else as it came."""
-    if isinstance(value, str | float):
-        try:
-            number = float(value)
-        except ValueError:
-            return value
-        return int(number) if number.is_integer() else value
-    return value
-
-
-def bare(target: str) -> str:
-    """ "reports/dqn_pong.html" -> "dqn_pong"."""
-    return os.path.normpath(target).removeprefix(PAGE).removesuffix(SUFFIX)
-
-
-@lru_cache(maxsize=256)
-def own_device(script: Path) -> str | None:
-    """The constant DEVICE of a script that runs on one device only, read from its source as its Config is; else None."""
-    for node in ast.parse(script.read_text(encoding="utf-8")).body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id="DEVICE")], value=ast.Constant(value=str(device))):
-                return device
-    return None
 
 
 @dataclass
@@ -90,6 +38,8 @@ class Flow:
     root: Path = papers.REPLICATIONS
     papers: dict[str, papers.Paper] = field(init=False)
     targets: dict[str, Target] = field(init=False)
+    train_again: set[str] = field(default_factory=set)  # run.json of runs that are not what is asked for
+    force: Callable[[set[str]], Any] = lambda files: None
 
     def __post_init__(self) -> None:
         self.papers = papers.load_papers(self.root)
@@ -137,6 +87,20 @@ class Flow:
     def _task(self, target: Target) -> papers.Task:
         return papers.find_task(self.papers[target.paper], target.variant, target.task)[1]
 
+    @property
+    def pages(self) -> str:
+        """A pattern for the names of pages: a target, or a target and a size with settings of one's own."""
+        return f"(?:{'|'.join(self.targets)})(?:-{papers.OVERRIDDEN_SIZE})?"
+
+    def page(self, name: str) -> tuple[Target, str]:
+        """The target and the size that a page is asked for at. UserError for settings other than the configuration's."""
+        found = re.fullmatch(f"(?P<target>.+?)-(?P<size>{papers.OVERRIDDEN_SIZE})", name)
+        if not found:
+            return self.target(name), self.size(self.target(name))
+        target = self.target(found["target"])
+        self.resolved(target, found["size"])
+        return target, found["size"]
+
     def target(self, name: str) -> Target:
         if name not in self.targets:
             raise UserError(
@@ -155,7 +119,7 @@ class Flow:
             if path == INDEX:
                 index = True
             elif path.startswith(PAGE) and path.endswith(SUFFIX):
-                found.append(self.target(bare(path)))
+                found.append(self.page(bare(path))[0])
             elif word.removesuffix(SUFFIX) in self.targets and not Path(word).exists():
                 raise UserError(
                     f"{word!r} is no file to make; its page is asked for as {PAGE}{bare(word)}{SUFFIX}"
@@ -189,10 +153,22 @@ class Flow:
         return 1 if resolved.task.claims else THREADS
 
     def size(self, target: Target) -> str:
+        return papers.overridden_size(self._plain_size(target), self.overrides(target))
+
+    def _plain_size(self, target: Target) -> str:
         if self.config["frames"]:
             return f"frames-{self.config['frames']}"
-        task = papers.find_task(self.papers[target.paper], target.variant, target.task)[1]
-        return papers.resolve_budget(self.config["budget"], task, self.device_of(target))
+        return papers.resolve_budget(self.config["budget"], self._task(target), self.device_of(target))
+
+    def overrides(self, target: Target) -> dict[str, Any]:
+        """The `settings` of the configuration that differ from what this target's size says."""
+        if not self.config["settings"]:
+            return {}
+        paper, task = self.papers[target.paper], self._task(target)
+        script = f"{paper.folder.name}/{task.script}.py"
+        given = papers.in_type(papers.settings_in(self.config["settings"]), paper.fields(task.script), script)
+        plain = self.resolved(target, self._plain_size(target)).settings
+        return {name: value for name, value in given.items() if value != plain[name]}
 
     def stop_when_reached(self, target: Target) -> bool:
         """`auto` on a GPU trains at the paper's length, and no longer than the published score takes."""
@@ -201,7 +177,16 @@ class Flow:
         )
 
     def resolved(self, target: Target, size: str) -> Resolved:
-        return papers.resolve(self.papers[target.paper], target.variant, target.task, size)
+        """What a run of this size does. UserError for settings of somebody's own that the configuration does not name."""
+        own = {}
+        if papers.is_overridden(size):
+            own = self.overrides(target)
+            if papers.overridden_size(papers.budget_of(size), own) != size:
+                raise UserError(
+                    f"{target.name} at {size}: its settings cannot be told from that name; give them and the budget: "
+                    f'{PAGE}{target.name}{SUFFIX} --config budget={papers.budget_of(size)} settings="NAME=VALUE"'
+                )
+        return papers.resolve(self.papers[target.paper], target.variant, target.task, size, own)
 
     def seeds(self, target: Target, size: str) -> int:
         if self.config["seeds"] != "auto":
@@ -230,7 +215,10 @@ class Flow:
         resolved, seed = self.run(wildcards)
         module = f"replications.{resolved.paper.name}.{resolved.task.script}"
         variant = f" --variant {resolved.variant.name}" if resolved.variant.name else ""
-        return f"{module} --task {resolved.task.name}{variant} --seed {seed} --budget {resolved.budget}"
+        own = self.overrides(self._target_of(wildcards)) if papers.is_overridden(resolved.budget) else {}
+        flags = "".join(f" {shlex.quote(flag)}" for flag in papers.as_flags(own))
+        budget = papers.budget_of(resolved.budget)
+        return f"{module} --task {resolved.task.name}{variant} --seed {seed} --budget {budget}{flags}"
 
     def train_flags(self, wildcards: Any, attempt: int) -> str:
         """How to train, where it makes no other run: device, and when to start over or stop.
@@ -281,26 +269,31 @@ class Flow:
         return " && ".join([*commands, ""])
 
     def page_runs(self, wildcards: Any) -> list[str]:
-        """The files of the runs that a page needs: none where it is made from recorded ones."""
-        target = self.target(wildcards.target)
+        """The files of the runs that a page needs: none where it is made from recorded ones.
+
+        Runs with settings of one's own have a page of their own, which then is all that the target's page needs.
+        """
         if self.config["source"] == "recorded":
             return []
-        size, results = self.size(target), self.config["results"]
+        (target, size), results = self.page(wildcards.target), self.config["results"]
+        if papers.is_overridden(size) and wildcards.target == target.name:
+            return [f"{PAGE}{target.name}-{size}{SUFFIX}"]
         seeds = range(1, self.seeds(target, size) + 1)
         folders = [
             papers.run_dir(target.paper, target.variant, target.task, size, seed, results) for seed in seeds
         ]
         names = LAPTOP_FILES if self._task(target).claims else PAGE_FILES
+        self.force(self.train_again & {str(folder / "run.json") for folder in folders})
         return [str(folder / name) for folder in folders for name in names]
 
     def page_results(self, wildcards: Any, input: Any) -> str:
         """The folder of results that a page is made from; where jobs have copies of their own, the copies."""
-        own = [path for path in input if path not in set(input.sources)]
+        own = [path for path in input if path not in set(input.sources) and not path.endswith(SUFFIX)]
         return str(Path(own[0]).parents[4]) if own else self.config["results"]
 
     def page_sources(self, wildcards: Any) -> list[str]:
         """What a page is made of beside one's own runs: the paper as data, its tables, recorded runs, the template."""
-        target, base = self.target(wildcards.target), self.root.parent
+        target, base = self.page(wildcards.target)[0], self.root.parent
         paper = self.papers[target.paper]
         code = [
             path for path in (base / "reports").rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")
@@ -368,38 +361,9 @@ class Flow:
                 "device: cuda: no NVIDIA GPU, or a PyTorch built without CUDA, is here; use device=cpu or auto"
             )
 
-    def announce(self, wanted: list[Target], shown: int = 6) -> str:
-        """The first lines: which size each page gets, how long that takes, and what else there is."""
-        lines = [line for target in wanted[:shown] for line in self._announcement(target)]
-        if len(wanted) > shown:
-            lines.append(f"... and {len(wanted) - shown} more pages")
-        return "\n".join(lines)
-
-    def _announcement(self, target: Target) -> list[str]:
-        if self.config["source"] == "recorded":
-            return [f"{target.name}: from the recorded runs; nothing is trained"]
-        size = self.size(target)
-        resolved = self.resolved(target, size)
-        facts = [] if resolved.frames is None else [plural(resolved.frames, "frames")]
-        if resolved.paper_fraction is not None:
-            facts.append(f"{resolved.paper_fraction:.3g} of the paper's")
-        seeds = self.seeds(target, size)
-        device = self.device_of(target)
-        facts += [f"{seeds} seed{'s' if seeds > 1 else ''}", f"on {device}"]
-        if self.stop_when_reached(target) and resolved.task.published:
-            facts.append("until the published score is reached")
-        expect = papers.expectation(resolved.expect, device)
-        if size.startswith("frames-"):
-            expect = "a length of your own"
-        lines = [f"{target.name}: size {size} ({', '.join(facts)}): {expect}"]
-        for other in BUDGETS:
-            if other != size:
-                text = papers.expectation(self.resolved(target, other).expect, device)
-                lines.append(f"    --config budget={other}: {text}")
-        lines.append(
-            "    --config frames=N: a length of its own; seeds=N, device=cpu|cuda; source=recorded: our own runs"
-        )
-        return lines
+    def announce(self, wanted: list[Target]) -> str:
+        """The first lines (`common/announce.py`)."""
+        return announce.announce(self, wanted)
 
 
 def _must_be_writable(key: str, folder: Path) -> None:
@@ -434,6 +398,9 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
             wanted = flow.requested(asked_of_snakemake(sys.argv))
             flow.check(wanted)
             print(flow.announce(wanted), file=sys.stderr, flush=True)
+            flow.train_again = set(announce.of_other_settings(flow, wanted))
+            # The graph of jobs is made after this file is read; while it asks for inputs, it can be told more.
+            flow.force = lambda files: workflow.dag.forcefiles.update(files)
         return flow
     except UserError as error:
         raise WorkflowError(str(error)) from None

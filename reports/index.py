@@ -8,7 +8,6 @@ the workflow makes it anew (with everything it checks) as soon as it is asked fo
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,19 +26,16 @@ from common.evaluation.statistics import (
     median_over_games_interval,
 )
 from common.evaluation.verdict import WORDS, Verdict, score_in_words, seeds_in_words, state
-from reports.render import build, environment, write
+from reports.render import environment, make_preview, write
 from reports.runs import Run, find_runs, finished_of
-from reports.scores import judge
+from reports.section import own_settings, resolved_for, verdict_on
 from reports.target import Target, value_of
 from reports.words import size_name
-
-PREVIEW = 1  # seconds since 1970: older than whatever a page is made from
-
 
 # What a reader sees beside the colour: a verdict is never told by colour alone.
 SIGNS = {
     "replicated": "✓", "not_replicated": "✗", "undecided": "≈", "reached": "▲", "not_reached": "▽", "not_testable": "○",
-    "no_published": "○", "not_averaged": "!", "damaged": "!", "in_progress": "…", "failed": "!", "nothing_yet": "·",
+    "no_published": "○", "own_settings": "○", "not_averaged": "!", "damaged": "!", "in_progress": "…", "failed": "!", "nothing_yet": "·",
 }  # fmt: skip
 
 
@@ -80,7 +76,8 @@ def entry_of(target: Target, results: Path) -> Entry:
     if not found:
         return Entry(target, state("nothing_yet", "Nothing has been run yet."))
     source, size, runs = found[0]
-    return Entry(target, judge(target, runs)[0], source, size, tuple(finished_of(runs)))
+    settings = own_settings(target, source, size, runs, resolved_for(target, size, runs)[0])
+    return Entry(target, verdict_on(target, runs, settings)[0], source, size, tuple(finished_of(runs)))
 
 
 def all_targets(loaded: Mapping[str, papers.Paper]) -> list[Target]:
@@ -203,21 +200,10 @@ def aggregates(entries: Sequence[Entry]) -> list[dict]:
     return rows
 
 
-def make_preview(entry: Entry, results: Path, out: Path) -> bool:
-    """Makes a page that is missing, or was made here before and is outdated. True if there is a page then."""
+def has_page(entry: Entry, results: Path, out: Path) -> bool:
+    """Whether there is a page to lead to; one that has results and is missing is made."""
     page = out.parent / entry.page
-    if page.exists() and page.stat().st_mtime != PREVIEW:
-        return True
-    if entry.size is None:
-        return page.exists()
-    try:
-        text, _ = build(entry.target, "own", results)
-    except UserError as error:
-        print(f"{page}: not made: {error}", flush=True)
-        return page.exists()
-    write(page, text)
-    os.utime(page, (PREVIEW, PREVIEW))
-    return True
+    return page.exists() if entry.size is None else make_preview(page, entry.target, results)
 
 
 def row_order(name: str, kinds: dict[str, str]) -> tuple:
@@ -260,13 +246,11 @@ def render_index(results: Path, out: Path, previews: bool = True) -> list[Entry]
     """Writes the index and returns its entries. Damaged results are named in their cell and stop nothing else."""
     loaded = papers.load_papers()
     entries = [entry_of(target, results) for target in all_targets(loaded)]
-    has_page = {
-        entry.target.name: make_preview(entry, results, out)
-        if previews
-        else (out.parent / entry.page).exists()
+    made = {
+        entry.target.name: has_page(entry, results, out) if previews else (out.parent / entry.page).exists()
         for entry in entries
     }
-    columns, rows = matrix(entries, has_page)
+    columns, rows = matrix(entries, made)
     cells = [c for row in rows for c in row["cells"] if c]
     counts = {key: sum(c["key"] == key for c in cells) for key in WORDS}
     totals = aggregates(entries)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +26,8 @@ from common.errors import UserError, run_main
 from common.evaluation.verdict import state
 from reports import claims_page, game_page
 from reports.film_values import excerpt_of, shown_values, size
-from reports.runs import Run, find_runs
-from reports.section import section_data, section_of
+from reports.runs import Run, find_runs, sizes_of_own_settings
+from reports.section import own_settings, resolved_for, section_data, section_of
 from reports.target import Target, load_target, roots
 from reports.words import authors, capital, duration, sentence, shown
 
@@ -34,6 +36,9 @@ MAX_VIDEO = 450_000  # characters on the page
 MAX_PAGE = 1_000_000
 MAX_CHARTS = 650_000  # bytes of all curves
 EXCERPTS = (45, 20, 8)  # seconds; the longest that fits
+PREVIEW = (
+    1  # seconds since 1970, the date of pages that nobody asked for: older than whatever a page is made from
+)
 
 
 def expectations(target: Target) -> list[tuple[str, str]]:
@@ -127,13 +132,19 @@ def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
 
 
 def build(
-    target: Target, source: str, results: Path, watching: bool = False, live: int | None = None
+    target: Target,
+    source: str,
+    results: Path,
+    watching: bool = False,
+    live: int | None = None,
+    only: str | None = None,
 ) -> tuple[str, dict]:
     """The page's text and its opening section (for an empty page: a dict with only `verdict`, `source`, `size`).
 
-    `watching`: opens on a size that is not finished. `live`: the page loads itself again every so many seconds.
+    `watching`: opens on a size that is not finished. `live`: the page loads itself again every so many seconds. `only`: the
+    page of a size with settings of one's own, which is on no other.
     """
-    found, left_out = find_runs(target, results)
+    found, left_out = find_runs(target, results, only)
     sections = thinned(target, found)
     if watching:
         sections.sort(key=lambda s: not s.get("progress"))
@@ -168,12 +179,27 @@ def build(
             sections=sections,
             head=head,
             page=f"reports/{target.name}.html",
+            own_settings=sections[0]["own_settings"] if only and sections else None,
+            own_pages=[] if only else own_pages(target, results),
             budgets=expectations(target) if not sections else [],
             live=live,
             data=data,
         )
 
     return (html() if claims else embed_videos(sections, html)), head
+
+
+def own_pages(target: Target, results: Path) -> list[tuple[str, str]]:
+    """(file, settings in words) of the pages of runs with settings of one's own."""
+    found = []
+    for own_size in sizes_of_own_settings(target, results):
+        with contextlib.suppress(UserError):  # its own page says what is wrong
+            (source, _, runs), *_ = find_runs(target, results, own_size)[0] or [("", "", [])]
+            resolved, _ = resolved_for(target, own_size, runs)
+            if runs:
+                words = own_settings(target, source, own_size, runs, resolved)
+                found.append((f"{target.name}-{own_size}.html", f"{papers.budget_of(own_size)}, {words}"))
+    return found
 
 
 def thinned(target: Target, found: Sequence[tuple[str, str, list[Run]]]) -> list[dict]:
@@ -195,6 +221,20 @@ def check(target: Target, section: dict) -> None:
         section["check"] = claims_page.measured_again(target, section["finished"])
 
 
+def make_preview(page: Path, target: Target, results: Path, only: str | None = None) -> bool:
+    """Makes a page that is missing, or was made here before and is outdated. True if there is a page then."""
+    if page.exists() and page.stat().st_mtime != PREVIEW:
+        return True
+    try:
+        text, _ = build(target, "own", results, only=only)
+    except UserError as error:
+        print(f"{page}: not made: {error}", flush=True)
+        return page.exists()
+    write(page, text)
+    os.utime(page, (PREVIEW, PREVIEW))
+    return True
+
+
 def write(path: Path, text: str) -> None:
     """By a temporary name and a rename: a page is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -211,14 +251,24 @@ def write(path: Path, text: str) -> None:
         raise
 
 
-def render(name: str, source: str = "own", out: Path | None = None, results: Path = Path("results")) -> Path:
-    """Writes the page of target `name` and returns its path.
+def parse_page(name: str) -> tuple[Target, str | None]:
+    """The target of a page's name, and the size where it is the page of runs with settings of one's own."""
+    found = re.fullmatch(f"(?P<target>.+?)-(?P<size>{papers.OVERRIDDEN_SIZE})", name)
+    return (load_target(found["target"]), found["size"]) if found else (load_target(name), None)
 
+
+def render(name: str, source: str = "own", out: Path | None = None, results: Path = Path("results")) -> Path:
+    """Writes the page `name` (dqn_pong, or dqn_pong-hour-set-1a2b3c4d) and returns its path.
+
+    Pages of settings of one's own that a target's page leads to are made with it where they are missing.
     UserError for an unknown target, damaged results, or nothing recorded.
     """
-    text, head = build(load_target(name), source, results)
+    target, only = parse_page(name)
+    text, head = build(target, source, results, only=only)
     out = out or Path("reports") / f"{name}.html"
     write(out, text)
+    for file, _ in [] if only else own_pages(target, results):
+        make_preview(out.with_name(file), target, results, parse_page(file.removesuffix(".html"))[1])
     print(
         f"{out}: {head['verdict'].word.lower()} ({head['source']}, {head['size']}). {head['verdict'].sentence}",
         flush=True,

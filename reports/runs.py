@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from common import papers
 from common.errors import UserError
 from reports.files import (
     CLAIMS_RUN_SCHEMA,
@@ -27,7 +28,7 @@ from reports.files import (
 from reports.target import Target, roots
 from reports.words import shown
 
-SIZE = re.compile(r"[a-z0-9_]+|frames-[0-9]+")
+SIZE = re.compile(r"[a-z0-9_]+|frames-[0-9]+|.+-set-[0-9a-f]{8}")
 SEED = re.compile(r"seed([0-9]+)")
 
 
@@ -136,8 +137,12 @@ def _with_measures(run: Run, target: Target) -> Run:
     return replace(run, measures=measures, points=read_points(run.folder / "points.csv"))
 
 
-def find_runs(target: Target, results: Path) -> tuple[list[tuple[str, str, list[Run]]], list[str]]:
+def find_runs(
+    target: Target, results: Path, only: str | None = None
+) -> tuple[list[tuple[str, str, list[Run]]], list[str]]:
     """(source, size, runs by seed) for each size there is something of, in the order of the page; and what was left out.
+
+    only: a size with settings of one's own, which is on no page but its own.
 
     One's own results that cannot be used (damaged, or of an older form of the task) are left out where there is a
     finished recorded run to show instead, and a UserError where there is none.
@@ -145,6 +150,8 @@ def find_runs(target: Target, results: Path) -> tuple[list[tuple[str, str, list[
     found, problems = [], []
     for source, root in roots(target, results).items():
         for size in sorted(p for p in root.glob("*") if p.is_dir() and SIZE.fullmatch(p.name)):
+            if size.name != only and (only or papers.is_overridden(size.name)):
+                continue
             try:
                 runs = runs_of_size(size, source, target)
             except UserError as problem:
@@ -160,6 +167,12 @@ def find_runs(target: Target, results: Path) -> tuple[list[tuple[str, str, list[
     return found, [
         f"Your own results in {shown(size)} are left out: {problem}." for size, problem in problems
     ]
+
+
+def sizes_of_own_settings(target: Target, results: Path) -> list[str]:
+    """The sizes with settings of one's own that there is something of."""
+    own = roots(target, results)["own"]
+    return sorted(p.name for p in own.glob("*-set-*") if papers.is_overridden(p.name) and p.is_dir())
 
 
 def runs_of_size(size: Path, source: str, target: Target) -> list[Run]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from common import papers
 from common.errors import UserError
-from common.evaluation.verdict import seeds_in_words
+from common.evaluation.verdict import Judged, Verdict, of_own_settings, seeds_in_words
 from reports import claims_page, game_page
 from reports.rows import constant_rows, deviation_rows, provenance_rows
 from reports.runs import Run, differences, finished_of
 from reports.scores import judge
 from reports.target import Target
-from reports.words import same, size_name
+from reports.words import plain_value, same, size_name
 
 # Settings that name a run rather than change what is learned.
 IDENTITY = {"seed", "device", "task", "budget", "variant", "results"}
@@ -51,6 +51,37 @@ def resolved_for(target: Target, size: str, runs: Sequence[Run]):
         return plain, [*notes, f"This run differs from what this size resolves to now: {error}"]
 
 
+def own_settings(target: Target, source: str, size: str, runs: Sequence[Run], resolved) -> str | None:
+    """The settings that a user gave, in words: `learning rate 0.0001 instead of 0.00025`; None where there are none.
+
+    A run of one's own that lies where the paper's runs lie and has other settings counts as well.
+    """
+    given = next((run.run["overrides"] for run in runs if run.run and run.run.get("overrides")), {})
+    if resolved is not None and (papers.is_overridden(size) or source == "own"):
+        fitted = papers.fitted_to_machine(target.paper, target.task)
+        set_here = [
+            n for n, origin in resolved.sources.items() if origin == "command line" and n not in fitted
+        ]
+        given = {name: resolved.settings[name] for name in set_here} | given
+    if not given:
+        return size if papers.is_overridden(size) else None
+    plain = papers.resolve(
+        target.paper, target.variant_name, target.task.name, papers.budget_of(size)
+    ).settings
+    parts = [
+        f"{name.replace('_', ' ')} {plain_value(value)}"
+        + (f" instead of {plain_value(plain[name])}" if name in plain else "")
+        for name, value in sorted(given.items())
+    ]
+    return ", ".join(parts)
+
+
+def verdict_on(target: Target, runs: Sequence[Run], settings: str | None) -> tuple[Verdict, list[Judged]]:
+    """`judge`, and no verdict about the paper where the runs have settings of a user's own."""
+    verdict, judged = judge(target, runs)
+    return (of_own_settings(verdict, settings) if settings and finished_of(runs) else verdict), judged
+
+
 def one_word(text: object, most: int = 40) -> str:
     """Of a file that may come from anywhere, for a line of a comment that is to stay one."""
     return "".join(str(text).split())[:most]
@@ -59,11 +90,14 @@ def one_word(text: object, most: int = 40) -> str:
 def repeat_command(
     target: Target, source: str, size: str, runs: Sequence[Run], own_settings: bool = False
 ) -> list[str]:
-    """The commands that repeat this section from nothing, and what they leave out. `own_settings`: some were given on the
-    command line.
+    """The commands that repeat this section from nothing, and what they leave out. `own_settings`: some were given by the
+    user.
     """
-    page = f"reports/{target.name}.html"
-    how = f"frames={size[7:]}" if size.startswith("frames-") else f"budget={size}"
+    page, base = f"reports/{target.name}.html", papers.budget_of(size)
+    how = f"frames={base[7:]}" if base.startswith("frames-") else f"budget={base}"
+    given = next((run.run["overrides"] for run in runs if run.run and run.run.get("overrides")), None)
+    if given:
+        how += f" settings={shlex.quote(papers.as_text(given))}"
     seeds = max((run.seed for run in runs), default=1)
     commits = {run.run["provenance"].get("commit") for run in runs if run.run} - {None, ""}
     changes = {run.run["provenance"].get("diff_sha256") for run in runs if run.run} - {None, ""}
@@ -77,7 +111,7 @@ def repeat_command(
         lines.append(
             f"# It was changed and not committed (SHA-256 of the changes: {', '.join(changed)}), so this is near, not exact."
         )
-    if own_settings:
+    if own_settings and not given:
         lines.append(
             "# Settings were given on the command line: use the command of each run, below, instead."
         )
@@ -91,8 +125,9 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
     finished = finished_of(runs)
     waiting = len(runs) - len(finished)
     trained = [run for run in runs if run.run]
-    verdict, judged = judge(target, runs)
     resolved, resolve_notes = resolved_for(target, size, runs)
+    settings = own_settings(target, source, size, runs, resolved)
+    verdict, judged = verdict_on(target, runs, settings)
     more = f"{waiting} more {'seeds are' if waiting > 1 else 'seed is'} not finished, so not in this verdict."
     ident = f"{source}-{size}"
     if target.task.claims:
@@ -100,9 +135,9 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
     else:
         details = game_page.details(target, ident, runs, verdict, resolved, crowd)
     device = next((run.run["provenance"].get("device", "cpu") for run in trained), "cpu")
-    own_settings = resolved is not None and "command line" in resolved.sources.values()
     return {
         **details,
+        "own_settings": settings,
         "id": ident,
         "source": source,
         "size": size,
@@ -120,7 +155,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
         "commands": [
             run.run["provenance"].get("command") for run in trained if run.run["provenance"].get("command")
         ],
-        "repeat": repeat_command(target, source, size, runs, own_settings),
+        "repeat": repeat_command(target, source, size, runs, bool(settings)),
     }
 
 

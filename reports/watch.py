@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError, run_main
-from reports.index import PREVIEW
-from reports.render import build, write
+from reports.render import PREVIEW, build, write
 from reports.target import Target, load_target
 
 EVERY = 60  # seconds

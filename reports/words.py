@@ -65,7 +65,9 @@ def shown(path: Path) -> str:
 
 
 def size_name(size: str) -> str:
-    return f"{short_count(int(size[7:]))} frames" if size.startswith("frames-") else size
+    base = papers.budget_of(size)
+    words = f"{short_count(int(base[7:]))} frames" if base.startswith("frames-") else base
+    return words if base == size else f"{words}, settings of your own"
 
 
 SILENT = 300  # seconds: a training writes its status every ten, an evaluation phase may take minutes

@@ -17,7 +17,7 @@ FLOORS = (
     ("common.learning",),
     ("common.evaluation",),
     ("common.runs",),
-    ("common.workflow",),
+    ("common.workflow", "common.announce", "common.configuration"),
     ("reports",),
 )
 LONGEST = 450  # lines

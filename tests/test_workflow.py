@@ -46,14 +46,18 @@ def train():
     parser.add_argument("--threads", type=int)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--stop-when-reached", action="store_true")
-    a = parser.parse_args()
-    resolved = papers.resolve("toy", a.variant, a.task, a.budget)
+    a, rest = parser.parse_known_args()
+    plain = papers.resolve("toy", a.variant, a.task, a.budget)
+    fields = plain.paper.fields(plain.task.script)
+    own = papers.in_type(papers.settings_in(" ".join(rest)), fields, "toy")
+    size = papers.overridden_size(a.budget, own)
+    resolved = papers.resolve("toy", a.variant, a.task, size, own)
     if Path("fail").exists():
         raise UserError("the toy was told to fail")
     if Path("crash_once").exists():
         Path("crash_once").unlink()
         sys.exit(7)
-    folder = papers.run_dir("toy", a.variant, a.task, a.budget, a.seed, a.results)
+    folder = papers.run_dir("toy", a.variant, a.task, size, a.seed, a.results)
     work = folder / "checkpoint"
     work.mkdir(parents=True, exist_ok=True)
     saved = work / "count"
@@ -72,8 +76,9 @@ def train():
         if stop:
             print("saved at", count, flush=True)
             os._exit(75)
+    run = {"settings": resolved.settings, "settings_key": papers.settings_key(resolved, a.seed), "overrides": own}
     for name in ("curve.csv", "episodes.csv", "timing.csv", "model.safetensors", "run.json"):
-        (folder / name).write_text(json.dumps({"trained": time.time(), **vars(a)}))
+        (folder / name).write_text(json.dumps({"trained": time.time(), **vars(a), **run}))
     with open("trained", "a") as log:
         log.write(f"{a.task} {a.budget} {a.seed} {' '.join(sys.argv[1:])}\\n")
 """
@@ -479,6 +484,7 @@ def test_the_command_lines_text_and_numbers_are_put_into_type():
         "device": "auto",
         "source": "own",
         "results": "results",
+        "settings": None,
     }
     assert checked_config({}).items() >= defaults.items()
 

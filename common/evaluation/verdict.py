@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.evaluation.statistics import (
     Estimate,
@@ -43,6 +43,7 @@ WORDS = {
     "not_reached": ("Not reached by this run", "run-bad"),
     "not_testable": ("Not testable", "none"),
     "no_published": ("No published score", "none"),
+    "own_settings": ("Settings of your own", "none"),
     "not_averaged": ("Runs differ: not averaged", "warn"),
     "in_progress": ("In progress", "wait"),
     "failed": ("Failed", "warn"),
@@ -84,6 +85,16 @@ def state(key: str, sentence: str, notes: Sequence[str] = ()) -> Verdict:
     """A page state without scores to judge: nothing_yet, in_progress or not_averaged."""
     word, colour = WORDS[key]
     return Verdict(key, sentence, word, colour, notes=tuple(notes))
+
+
+def of_own_settings(found: Verdict, settings: str) -> Verdict:
+    """`found` without its judgement: of runs with `settings` (in words) that the paper does not have."""
+    word, colour = WORDS["own_settings"]
+    sentence = f"These runs have settings of your own: {settings}. They say nothing about the paper"
+    score = "" if found.score is None else f"; their score is {score_in_words(found.score)}"
+    return replace(
+        found, key="own_settings", sentence=f"{sentence}{score}.", word=word, colour=colour, g=None, notes=()
+    )
 
 
 def seeds_in_words(n: int) -> str:

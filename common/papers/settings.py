@@ -11,16 +11,17 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from common.errors import UserError, suggestion
 from common.papers.config_fields import Field, check_value
 from common.papers.model import Budget, Constant, Paper, Protocol, Task, Variant
+from common.papers.overrides import budget_of
 from common.papers.units import FRAMES, agent_steps_to_frames, frames_to_agent_steps
 
 BUDGETS = ("smoke", "hour", "paper")
-SIZE = re.compile(r"smoke|hour|paper|frames-[1-9][0-9]*")
+SIZE = re.compile(r"(?:smoke|hour|paper|frames-[1-9][0-9]*)(?:-set-[0-9a-f]{8})?")
 
 
 # --- resolving ---
@@ -47,13 +48,14 @@ class Resolved:
     paper: Paper
     variant: Variant
     task: Task
-    budget: str  # smoke | hour | paper | frames-N
+    budget: str  # smoke | hour | paper | frames-N, with -set-DIGITS where the user gave settings
     settings: dict[str, Any]
     sources: dict[str, str]
     protocol: Protocol
     deviations: tuple[Deviation, ...]
     frames_per_agent_step: int
     expect: str | dict[str, str]
+    asked: dict[str, Any] = field(default_factory=dict)  # the settings that the user gave
 
     @property
     def frames(self) -> int | None:
@@ -143,10 +145,11 @@ def resolve_loaded(
         raise UserError(
             f"unknown budget {budget!r}{suggestion(budget, BUDGETS)}; or frames-N for a length of N emulator frames"
         )
+    size, budget = budget, budget_of(budget)
     if not budget.startswith("frames-"):
-        return _resolve(paper, variant, task, budget, budget, {}, overrides or {})
+        return _resolve(paper, variant, task, budget, size, {}, overrides or {})
     frames = int(budget.removeprefix("frames-"))
-    hour = _resolve(paper, variant, task, "hour", budget, {}, {})
+    hour = _resolve(paper, variant, task, "hour", size, {}, {})
     if "training_steps" not in hour.settings:
         script = paper.folder / f"{task.script}.py"
         raise UserError(
@@ -157,7 +160,7 @@ def resolve_loaded(
     if length["training_steps"] < 1:
         raise UserError(f"frames={frames} is less than one agent step; at least {hour.frames_per_agent_step}")
     base = "hour" if frames <= hour.frames else "paper"
-    return _resolve(paper, variant, task, base, budget, length, overrides or {})
+    return _resolve(paper, variant, task, base, size, length, overrides or {})
 
 
 def _resolve(
@@ -182,7 +185,11 @@ def _resolve(
         layers += [("budget", wide.settings, wide.reasons)]
     layers += [
         ("budget", own.get("settings", {}), own.get("reasons", {})),
-        ("budget", length, {"*": f"a length of {size.removeprefix('frames-')} frames was asked for"}),
+        (
+            "budget",
+            length,
+            {"*": f"a length of {budget_of(size).removeprefix('frames-')} frames was asked for"},
+        ),
         ("command line", overrides, {"*": "given on the command line", **_reasons_at_run_time(constants)}),
     ]
     settings = {name: f.default for name, f in fields.items()}
@@ -254,6 +261,11 @@ def _in_words(description: str, settings: Mapping[str, Any], frames_per_step: in
     return description
 
 
+def fitted_to_machine(paper: Paper, task: Task) -> set[str]:
+    """The settings that a machine may ask for otherwise (a script's `fit_to_machine`): their difference is nobody's override."""
+    return set(_reasons_at_run_time(constants_of(paper, task)))
+
+
 def _reasons_at_run_time(constants: Mapping[str, Constant]) -> dict[str, str]:
     """Of constants that are the paper's here, and have a reason: why a machine may ask for another value (`fit_to_machine`)."""
     return {name: c.reason for name, c in constants.items() if c.reason and same(c.ours, c.expected)}
@@ -309,6 +321,22 @@ def settings_json(resolved: Resolved, seed: int) -> str:
 def settings_key(resolved: Resolved, seed: int) -> str:
     """12 hex digits: a checkpoint made under another key is never resumed silently."""
     return hashlib.sha256(settings_json(resolved, seed).encode()).hexdigest()[:12]
+
+
+def what_differs(run: Mapping[str, Any], resolved: Resolved, seed: int) -> str:
+    """How a finished run (its run.json) differs from what would be trained in its place, in words; "" where it does not.
+
+    Settings that its machine asked for are no difference.
+    """
+    was, fitted = run["settings"], fitted_to_machine(resolved.paper, resolved.task)
+    names = [n for n in {**resolved.settings, **was} if n not in fitted]
+    other = [n for n in names if not same(was.get(n), resolved.settings.get(n))]
+    if other:
+        shown = [f"{n}={was.get(n)} (asked: {resolved.settings.get(n)})" for n in other[:3]]
+        return ", ".join(shown) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+    if same(was, resolved.settings) and run.get("settings_key") not in (None, settings_key(resolved, seed)):
+        return "another environment or protocol"
+    return ""
 
 
 def protocol_json(protocol: Protocol) -> str:

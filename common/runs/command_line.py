@@ -110,6 +110,11 @@ def parse(
     if own is not None and known.device not in ("auto", own):
         raise UserError(f"--device {known.device}: {paper} runs on the {own} only; leave the flag out")
     known.device = pick_device(own or known.device)
+    if papers.is_overridden(known.budget):
+        raise UserError(
+            f"--budget {known.budget}: its settings cannot be told from that name; give --budget "
+            f"{papers.budget_of(known.budget)} and the settings"
+        )
     budget = papers.resolve_budget(known.budget, task, known.device)
     resolved = papers.resolve(folder, known.variant, known.task, budget)
     # What a script cannot have on this machine (A3C: as many workers as the paper) it says itself
@@ -117,7 +122,12 @@ def parse(
     fitted = resolved.settings | fit(config_class(**resolved.settings))
     config = tyro.cli(config_class, default=config_class(**fitted), args=rest)
     overrides = {k: v for k, v in dataclasses.asdict(config).items() if v != resolved.settings[k]}
-    return known, papers.resolve(folder, known.variant, known.task, budget, overrides)
+    asked = {k: v for k, v in overrides.items() if v != fitted[k]}
+    size = papers.overridden_size(
+        budget, asked
+    )  # a folder of its own: it never passes for the paper's settings
+    run = papers.resolve(folder, known.variant, known.task, size, overrides)
+    return known, dataclasses.replace(run, asked=asked)
 
 
 def pick_device(asked: str) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from common import papers
 from common.errors import UserError
 from common.runs.provenance import machine, memory_gb
 
@@ -44,10 +47,20 @@ def describe(run: Any) -> dict[str, Any]:
     """Which run it is, as run.json says it."""
     return {
         "paper": run.paper.name, "variant": run.variant, "task": run.task.name, "budget": run.size,
-        "seed": run.seed, "settings": run.settings, "settings_key": run.settings_key,
+        "seed": run.seed, "settings": run.settings, "settings_key": run.settings_key, "overrides": run.asked,
     }  # fmt: skip
 
 
 def peak_memory_mb() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3))
+
+
+def given_settings(run: Mapping[str, Any], root: Path = papers.REPLICATIONS) -> dict[str, Any]:
+    """The settings that a user gave a run (its run.json); of one that does not say, those that its size does not have now."""
+    if "overrides" in run:
+        return dict(run["overrides"])
+    plain = papers.resolve(*(run[key] for key in ("paper", "variant", "task", "budget")), root=root)
+    fitted = papers.fitted_to_machine(plain.paper, plain.task)
+    was = run["settings"].items()
+    return {k: v for k, v in was if k not in fitted and plain.settings.get(k) != v}

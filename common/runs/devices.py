@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import importlib.util
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 _held = []  # open lock files: a lock lives as long as its file
@@ -75,3 +77,13 @@ def claim_gpu() -> int | None:
         return index
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
     return 0
+
+
+@lru_cache(maxsize=256)
+def own_device(script: Path) -> str | None:
+    """The constant DEVICE of a script that runs on one device only, read from its source as its Config is; else None."""
+    for node in ast.parse(script.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="DEVICE")], value=ast.Constant(value=str(device))):
+                return device
+    return None

@@ -82,7 +82,8 @@ class ClaimsRun:
 
         self.seed, self.files = seed, tuple(files)
         self.paper, self.task, self.size = resolved.paper, resolved.task, resolved.budget
-        self.variant, self.settings = resolved.variant.name or None, resolved.settings
+        self.variant, self.asked = resolved.variant.name or None, resolved.asked
+        self.settings = resolved.settings
         self.settings_key = papers.settings_key(resolved, seed)
         self.provenance = provenance(self.paper.name, self.task, "cpu", threads, command)
         self.key = f"{self.settings_key}-{key_of(self.provenance)}"

@@ -38,7 +38,8 @@ from common.evaluation import protocol as final_evaluation
 from common.evaluation.filming import FILE
 from common.evaluation.video import cut
 from common.files import write_file, write_json
-from common.papers import NAME, REPLICATIONS, recorded_dir
+from common.papers import NAME, REPLICATIONS, SIZE, as_text, is_overridden, recorded_dir
+from common.runs.description import given_settings
 
 LOGS = ("curve.csv", "episodes.csv", "timing.csv")
 MEASURES = ("measures.json", "points.csv")  # of a laptop task, which has no evaluation
@@ -102,6 +103,8 @@ def record(
         raise UserError(
             f"{runs[0].folder / 'run.json'}: there is no paper {first['paper']!r} in {replications}"
         )
+    for run in runs:
+        check_settings(run, replications)
     target = recorded_dir(first["paper"], first["variant"], first["task"], first["budget"], root=replications)
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     try:
@@ -329,7 +332,7 @@ def _check_run(
         name = run[key]
         if not (isinstance(name, str) and NAME.fullmatch(name)) and not (key == "variant" and name is None):
             raise ValueError(f"{key} {name!r} is not a name of a-z, 0-9 and _")
-    if not isinstance(run["budget"], str) or not NAME.fullmatch(run["budget"].replace("frames-", "", 1)):
+    if not isinstance(run["budget"], str) or not SIZE.fullmatch(run["budget"]):
         raise ValueError(f"budget {run['budget']!r} is not one")
     if type(run["seed"]) is not int or not 0 <= run["seed"] < 2**63:
         raise ValueError(f"seed {str(run['seed'])[:40]} is not a whole number of 0 or more")
@@ -390,6 +393,16 @@ def check_together(runs: Sequence[Finished]) -> None:
             if a != b:
                 shown = f"{str(a)[:12]} and {str(b)[:12]}"
                 raise UserError(f"{first.folder} and {run.folder} differ in {what}: {shown}; {FIX}")
+
+
+def check_settings(run: Finished, replications: Path) -> None:
+    """UserError for a run with settings that a user gave: recorded, it would pass for the paper's."""
+    given = given_settings(run.run, replications)
+    if given or is_overridden(run.run["budget"]):
+        raise UserError(
+            f"{run.folder} was trained with settings of its own ({as_text(given)}), so it is no run of the paper's; record "
+            "one that was trained without"
+        )
 
 
 def _difference(key: str, a: object, b: object) -> str:

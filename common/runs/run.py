@@ -55,7 +55,7 @@ class Run:
     ):  # fmt: skip
         self.resolved, self.seed, self.threads = resolved, seed, threads
         self.paper, self.task, self.size = resolved.paper, resolved.task, resolved.budget
-        self.variant = resolved.variant.name or None
+        self.variant, self.asked = resolved.variant.name or None, resolved.asked
         self.device, self.stop_when_reached = torch.device(device), stop_when_reached
         self.frames_per_step, self.settings = resolved.frames_per_agent_step, resolved.settings
         self.settings_key = papers.settings_key(resolved, seed)

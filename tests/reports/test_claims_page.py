@@ -213,7 +213,12 @@ def test_a_recorded_page_runs_one_seed_again(tmp_path, monkeypatch):
     measures = script.experiment(script.Config(**settings), 1).measures
     folder = write_run(tmp_path, 1, "smoke", measures=measures)
     monkeypatch.setattr(
-        runs, "roots", lambda target, results: {"recorded": results / "double_dqn" / "overestimation"}
+        runs,
+        "roots",
+        lambda target, results: {
+            "own": results / "own",
+            "recorded": results / "double_dqn" / "overestimation",
+        },
     )
     text, head = page(tmp_path, source="recorded")
     assert head == ("not_reached" if "Fails" in text else "reached", "recorded", "smoke")

@@ -8,6 +8,7 @@ import pytest
 from common import papers
 from reports import index
 from reports.index import aggregates, all_targets, entry_of, ours_against
+from reports.render import PREVIEW
 from tests.reports.pages import PAPER_FRAMES, Reader, edit, write_progress, write_run
 
 PONG, MONTEZUMA = (-20.7, 9.3), (0.0, 4367.0)  # random, human
@@ -115,12 +116,12 @@ def test_previews_are_made_once_and_never_over_a_page_of_the_workflow(toy, entri
     write_run(toy, mean=18.5)
     p = rendered(toy)
     page = toy / "reports" / "toy_pong.html"
-    assert (p.links, page.stat().st_mtime) == (["toy_pong.html"], index.PREVIEW)
+    assert (p.links, page.stat().st_mtime) == (["toy_pong.html"], PREVIEW)
     assert [f.name for f in (toy / "reports").glob("*.html")].count("toy_montezuma.html") == 0
     page.write_text("the workflow's")
     rendered(toy)
     assert page.read_text() == "the workflow's"
-    os.utime(page, (index.PREVIEW, index.PREVIEW))
+    os.utime(page, (PREVIEW, PREVIEW))
     rendered(toy)
     assert Reader(page.read_text()).html["data-verdict"] == "reached"
     # without results there is no page; one that is there is linked

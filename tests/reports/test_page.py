@@ -124,7 +124,8 @@ def test_variant_without_a_published_row(toy):
 
 def test_stopped_early_is_not_the_papers_length(toy):
     for seed in (1, 2, 3):
-        write_run(toy, size="paper", seed=seed, mean=18.9, frames=PAPER_FRAMES - 4)
+        settings = {"training_steps": PAPER_FRAMES // 4, "learning_rate": 0.00025, "target_period": 10_000}
+        write_run(toy, size="paper", seed=seed, mean=18.9, frames=PAPER_FRAMES - 4, settings=settings)
     assert page(toy).html["data-verdict"] == "reached"
 
 

@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from reports import watch
 from reports.files import training_scores
-from reports.index import PREVIEW
+from reports.render import PREVIEW
 from tests.reports.pages import CURVE, Reader, target_of, write_progress, write_run
 from tests.reports.test_page import REFERENCE
 

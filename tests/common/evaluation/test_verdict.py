@@ -121,7 +121,7 @@ def test_human_normalised_value():
 def test_every_key_has_a_word_and_states_carry_no_scores():
     assert set(WORDS) == {
         "replicated", "not_replicated", "undecided", "reached", "not_reached", "not_testable", "no_published",
-        "not_averaged", "in_progress", "failed", "nothing_yet",
+        "own_settings", "not_averaged", "in_progress", "failed", "nothing_yet", "damaged",
     }  # fmt: skip
     verdict = state("nothing_yet", "x", ["y"])
     assert (verdict.key, verdict.score, verdict.notes) == ("nothing_yet", None, ("y",))

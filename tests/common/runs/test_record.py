@@ -25,7 +25,7 @@ def make_run(results: Path, seed: int = 1, score: float | None = None, **changes
     score = SCORES[seed] if score is None else score
     run = {
         "paper": "dqn", "variant": None, "task": "pong", "budget": "hour", "seed": seed,
-        "settings": {"num_envs": 1, "training_steps": 500}, "settings_key": f"{seed:012x}",
+        "settings": {"num_envs": 1, "training_steps": 500}, "settings_key": f"{seed:012x}", "overrides": {},
         "progress": {"agent_steps": 500, "frames": 2000, "updates": 100, "episodes": 2},
         "result": {"best_score": score, "best_agent_step": 400, "stopped": "length", "counts": {}},
         "provenance": {"code_sha256": "c" * 64, "lock_sha256": "d" * 64, "rom_sha256": "e" * 64, "notes": ["earlier"]},
