@@ -72,6 +72,7 @@ def test_the_command_line_and_the_workflow_name_a_run_alike():
     assert (plain.budget, plain.asked, tuned.asked) == ("hour", {}, {"learning_rate": 1e-9})
     assert tuned.budget == flow.size(flow.target("ppo_cartpole")) != "hour"
     assert tuned.settings["learning_rate"] == 1e-9
+    assert flow.seeds(flow.target("ppo_cartpole"), papers.overridden_size("smoke", tuned.asked)) == 1
     _, same = command_line.parse(
         "ppo", Config, [*order, f"--learning-rate={plain.settings['learning_rate']}"]
     )

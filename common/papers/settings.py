@@ -291,8 +291,8 @@ def resolve_budget(budget: str, task: Task, device: str) -> str:
 
 
 def default_seeds(task: Task, budget: str) -> int:
-    """What `seeds: auto` means: the task's number, and 1 at `smoke`."""
-    return 1 if budget == "smoke" else task.default_seeds
+    """What `seeds: auto` means at a budget or size: the task's number, and 1 at `smoke`."""
+    return 1 if budget_of(budget) == "smoke" else task.default_seeds
 
 
 def settings_json(resolved: Resolved, seed: int) -> str:
