@@ -3,7 +3,8 @@
 This is prioritized DQN (2016), proportional, with: distributions of returns on 51 atoms, not only their
 means; returns over three steps; noisy linear layers, not epsilon-greedy; a dueling head; Adam. Priorities are
 powers of the loss. Learning starts earlier, the target period is shorter, each output has a bias of its own,
-and the loss is averaged over the minibatch. Each of the six parts has a switch, which a variant turns off.
+the loss is averaged over the minibatch, and large gradients are clipped. Each of the six parts has a switch,
+which a variant turns off.
 
 `paper.yaml` beside this file lists every constant with its source, and every point where this script differs
 from the paper; `network.py` is the network. Four things are not in this folder: the screens
@@ -78,6 +79,7 @@ class Config:
     noisy_sigma: float = 0.5  # sigma_0; Table 1
 
     priority_exponent: float = 0.5  # omega; Table 1
+    priority: Literal["kl", "cross_entropy"] = "kl"  # the loss that it is of; "Prioritized replay"
     priority_floor: float = 1e-6  # added to the loss; the paper gives none
     importance_exponent: float = 0.4  # beta at the start, 1 at the end of training; Table 1
 
@@ -85,12 +87,13 @@ class Config:
     adam_epsilon: float = 1.5e-4  # outside the root; Table 1
     adam_beta1: float = 0.9  # Adam's own default; the paper gives none
     adam_beta2: float = 0.999  # Adam's own default; the paper gives none
+    max_gradient_norm: float = 10.0  # global; an author's word, see paper.yaml
 
     initial_exploration: float = 0.0  # epsilon: none, the noise explores; Table 1 ("no_noisy": 1)
     final_exploration: float = 0.0  # epsilon; Table 1 ("no_noisy": .01)
     final_exploration_step: int = 62_500  # agent steps after the replay start; 250K frames
 
-    evaluation_period: int = 1_000_000  # agent steps between evaluation phases; "Evaluation"
+    evaluation_period: int = 250_000  # agent steps between evaluation phases (1M frames); "Evaluation"
     evaluation_steps: int = 125_000  # agent steps of a phase (500,000 frames); "Evaluation"
     evaluation_epsilon: float = 0.001  # the paper gives none
     held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
@@ -187,12 +190,12 @@ def what_follows(q: nn.Module, target: nn.Module, batch: Batch, config: Config) 
 def distributional_loss(
     q: nn.Module, target: nn.Module, batch: Batch, config: Config
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """KL(Phi_z d' || d), (B,) ("Distributional RL"), and what priorities are made of: the same."""
+    """KL(Phi_z d' || d), (B,) ("Distributional RL"), and what priorities are made of: that or the cross-entropy."""
     returns, discounts, logits = what_follows(q, target, batch, config)
     goal = project(returns, discounts, logits.softmax(dim=1), q.z)
     log_p = of_actions(q.logits(batch.states), batch.actions).log_softmax(dim=1)
     losses = (torch.xlogy(goal, goal) - goal * log_p).sum(dim=1)
-    return losses, losses.detach()
+    return losses, losses.detach() if config.priority == "kl" else -(goal * log_p).sum(dim=1).detach()
 
 
 def error_loss(
@@ -214,6 +217,7 @@ def update(
     loss = (w * losses).mean()
     adam.zero_grad(set_to_none=False)
     loss.backward()
+    nn.utils.clip_grad_norm_(adam.param_groups[0]["params"], config.max_gradient_norm)
     adam.step()
     return loss.detach(), sizes
 

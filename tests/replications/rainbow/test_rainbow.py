@@ -49,6 +49,7 @@ VARIANTS = {
     "no_double": {"double": False}, "no_priority": {"prioritised": False}, "no_dueling": {"dueling": False},
     "no_multistep": {"n_step": 1}, "no_distributional": {"distributional": False},
     "no_noisy": {"noisy": False, "initial_exploration": 1.0, "final_exploration": 0.01},
+    "ce_priority": {"priority": "cross_entropy"},
 }  # fmt: skip
 
 
@@ -73,9 +74,10 @@ def test_defaults_are_the_papers():
 def test_frames_are_four_to_an_agent_step():
     assert (PAPER.replay_start, PAPER.target_period, PAPER.final_exploration_step) == (20_000, 8_000, 62_500)
     assert (PAPER.training_steps, PAPER.evaluation_steps) == (50_000_000, 125_000)
+    assert PAPER.evaluation_period == 250_000  # 200 snapshots
 
 
-def test_each_variant_takes_out_one_part():
+def test_each_variant_changes_one_part():
     paper = load_paper("rainbow")
     assert set(paper.variants) == {"", "fast", *VARIANTS}
     for name, expected in VARIANTS.items():
@@ -353,6 +355,50 @@ def test_priorities_are_losses_without_weights():
     assert new_priorities(torch.tensor([-1e-7, 0.0, 2.5]), PAPER).tolist() == pytest.approx(
         [1e-6, 1e-6, 2.5 + 1e-6]
     )
+
+
+def test_priorities_are_divergences_or_cross_entropies():
+    """The cross-entropy is the divergence and the goal's own entropy; what is learned is the same."""
+    torch.manual_seed(4)
+    batch = make_batch(np.random.default_rng(4), 8, 3, 5)
+    first, target = (RainbowNetwork(MLP, 3, (5,)).eval() for _ in range(2))
+    networks, found = [], []
+    for priority in ("kl", "cross_entropy"):
+        config = dataclasses.replace(MLP, priority=priority)
+        networks.append(RainbowNetwork(config, 3, (5,)).eval())
+        networks[-1].load_state_dict(first.state_dict())
+        found.append(
+            update(networks[-1], target, make_adam(networks[-1], config), batch, torch.ones(8), config)
+        )
+    assert found[0][0] == found[1][0]
+    assert all((a == b).all() for a, b in zip(*(net.parameters() for net in networks), strict=True))
+    with torch.no_grad():
+        states = batch.next_states
+        p = target.logits(states).softmax(2)[torch.arange(8), first(states).argmax(1)]
+    returns, follows = batch.rewards @ 0.99 ** torch.arange(3), 0.99**batch.steps * ~batch.terminals
+    goal = slow_projection(*(t.double().numpy() for t in (returns, follows, p)), np.linspace(-10, 10, 51))
+    entropy = -(goal * np.log(np.maximum(goal, 1e-300))).sum(axis=1)
+    np.testing.assert_allclose(found[1][1] - found[0][1], entropy, rtol=1e-3, atol=1e-4)
+    assert (entropy > 0.01).any()
+
+
+def test_the_norm_of_the_gradient_is_clipped():
+    """Weights of a thousand make the gradient large; clipped it has norm 10 and its direction, a small one stays as it is."""
+    torch.manual_seed(5)
+    batch = make_batch(np.random.default_rng(5), 8, 3, 5)
+    first, target = (RainbowNetwork(MLP, 3, (5,)).eval() for _ in range(2))
+
+    def gradient(weight: float, norm: float) -> torch.Tensor:
+        q, config = RainbowNetwork(MLP, 3, (5,)).eval(), dataclasses.replace(MLP, max_gradient_norm=norm)
+        q.load_state_dict(first.state_dict())
+        adam = make_adam(q, config)
+        update(q, target, adam, batch, torch.full((8,), weight), config)
+        return adam.param_groups[0]["params"][0].grad
+
+    free, clipped = gradient(1000.0, 1e9), gradient(1000.0, PAPER.max_gradient_norm)
+    assert free.norm() > 20
+    torch.testing.assert_close(clipped, free * 10 / free.norm(), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(gradient(0.01, 10.0), free / 1e5, rtol=1e-3, atol=1e-9)
 
 
 @pytest.mark.parametrize(("settings_", "passes"), [({}, 3), ({"double": False}, 2), ({"noisy": False}, 0)])
