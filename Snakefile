@@ -134,10 +134,10 @@ rule report:
     conda:
         "envs/report.yaml"
     params:
-        source=flow.config["source"],  # another size or seed changes the input, and makes the page again
+        of=flow.page_of,
         results=flow.page_results,
     shell:
-        "python -m reports.render {wildcards.target} --results {params.results:q} --source {params.source}"
+        "python -m reports.render {wildcards.target} --results {params.results:q} {params.of}"
         " --out {output:q} 2>&1 | tee -i {log:q}"
 
 

@@ -286,6 +286,12 @@ class Flow:
         self.force(self.train_again & {str(folder / "run.json") for folder in folders})
         return [str(folder / name) for folder in folders for name in names]
 
+    def page_of(self, wildcards: Any) -> str:
+        """What a page is made from and opens on: another source or size makes it anew."""
+        _, size = self.page(wildcards.target)
+        own = self.config["source"] == "own" and not papers.is_overridden(size)
+        return f"--source {self.config['source']}" + (f" --asked {size}" if own else "")
+
     def page_results(self, wildcards: Any, input: Any) -> str:
         """The folder of results that a page is made from; where jobs have copies of their own, the copies."""
         own = [path for path in input if path not in set(input.sources) and not path.endswith(SUFFIX)]

@@ -1,8 +1,8 @@
 """Renders the page of one target: `python -m reports.render dqn_pong [--source own|recorded] [--out FILE] [--results
 results]`.
 
-One file holds every size there are results for, own and recorded, and opens on the longest finished one. Nothing is
-trained here.
+One file holds every size there are results for, own and recorded, and opens on one's own runs of the size that was asked
+for. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -138,14 +138,16 @@ def build(
     watching: bool = False,
     live: int | None = None,
     only: str | None = None,
+    asked: str | None = None,
 ) -> tuple[str, dict]:
     """The page's text and its opening section (for an empty page: a dict with only `verdict`, `source`, `size`).
 
     `watching`: opens on a size that is not finished. `live`: the page loads itself again every so many seconds. `only`: the
-    page of a size with settings of one's own, which is on no other.
+    page of a size with settings of one's own, which is on no other. `asked`: the size of one's own that it opens on.
     """
     found, left_out = find_runs(target, results, only)
     sections = thinned(target, found)
+    sections.sort(key=lambda s: (s["source"], s["size"]) != ("own", asked))
     if watching:
         sections.sort(key=lambda s: not s.get("progress"))
     if source == "recorded":
@@ -257,14 +259,31 @@ def parse_page(name: str) -> tuple[Target, str | None]:
     return (load_target(found["target"]), found["size"]) if found else (load_target(name), None)
 
 
-def render(name: str, source: str = "own", out: Path | None = None, results: Path = Path("results")) -> Path:
+def newest_of_own(target: Target, results: Path) -> str | None:
+    """The size of one's own that was finished last; None where there is none."""
+    runs = roots(target, results)["own"].glob("*/seed*/run.json")
+    dated = [
+        (path.stat().st_mtime, path.parts[-3]) for path in runs if not papers.is_overridden(path.parts[-3])
+    ]
+    return max(dated)[1] if dated else None
+
+
+def render(
+    name: str,
+    source: str = "own",
+    out: Path | None = None,
+    results: Path = Path("results"),
+    asked: str | None = None,
+) -> Path:
     """Writes the page `name` (dqn_pong, or dqn_pong-hour-set-1a2b3c4d) and returns its path.
 
+    It opens on one's own runs of the size `asked`, of the newest if there is none; what is longer or recorded stands beside.
     Pages of settings of one's own that a target's page leads to are made with it where they are missing.
     UserError for an unknown target, damaged results, or nothing recorded.
     """
     target, only = parse_page(name)
-    text, head = build(target, source, results, only=only)
+    asked = asked or newest_of_own(target, results)
+    text, head = build(target, source, results, only=only, asked=asked)
     out = out or Path("reports") / f"{name}.html"
     write(out, text)
     for file, _ in [] if only else own_pages(target, results):
@@ -282,10 +301,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("target", help="for example dqn_pong (or reports/dqn_pong.html)")
     parser.add_argument("--source", choices=("own", "recorded"), default="own")
+    parser.add_argument(
+        "--asked", metavar="SIZE", help="open on your own runs of this size; default: the newest"
+    )
     parser.add_argument("--out", type=Path, help="default: reports/TARGET.html")
     parser.add_argument("--results", type=Path, default=Path("results"))
     args = parser.parse_args(argv)
-    render(args.target.removeprefix("reports/").removesuffix(".html"), args.source, args.out, args.results)
+    name = args.target.removeprefix("reports/").removesuffix(".html")
+    render(name, args.source, args.out, args.results, args.asked)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError, run_main
-from reports.render import PREVIEW, build, write
+from reports.render import PREVIEW, build, newest_of_own, write
 from reports.target import Target, load_target
 
 EVERY = 60  # seconds
 
 
-def look(target: Target, results: Path, out: Path, every: int | None) -> dict:
-    """Renders once; returns the page's opening section. `every` None: a page that does not load itself again."""
-    text, head = build(target, "own", results, watching=True, live=every)
+def look(target: Target, results: Path, out: Path, every: int | None, asked: str | None = None) -> dict:
+    """Renders once; returns the page's opening section. `every` None: a page that does not load itself again.
+
+    It opens on what is running, else on one's own runs of the size `asked`, else on one's own newest.
+    """
+    asked = asked or newest_of_own(target, results)
+    text, head = build(target, "own", results, watching=True, live=every, asked=asked)
     write(out, text)
     os.utime(out, (PREVIEW, PREVIEW))
     return head
@@ -42,19 +46,20 @@ def lines_of(head: dict) -> list[str]:
 
 def watch(target: Target, results: Path, out: Path, every: int = EVERY, once: bool = False) -> None:
     """Renders until what was running has finished. Damaged or half-written results are said and tried again."""
-    seen = False
+    seen, size = False, None
     while True:
         began = time.monotonic()
         try:
             head = look(target, results, out, None if once else every)
             running = bool(head.get("running"))
+            size = head["size"] if running else size
             now = time.strftime("%H:%M:%S")
             for line in lines_of(head) or [
                 "nothing is running" if once else "waiting for a training to start"
             ]:
                 print(f"{now} {target.name} {line}", flush=True)
             if once or (seen and not running):
-                look(target, results, out, None)
+                head = look(target, results, out, None, size)
                 print(f"{out}: {head['verdict'].sentence}", flush=True)
                 return
             seen = seen or running

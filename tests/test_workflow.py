@@ -247,7 +247,9 @@ def test_from_nothing_to_a_page_and_what_runs_again_when(repo, snakemake):
     assert (
         "started at 0 device auto wandb offline" in (repo / "logs/toy/pong/smoke/seed1/train.log").read_text()
     )
-    assert lines(repo, "rendered") == ["toy_pong --results results --source own --out reports/toy_pong.html"]
+    assert lines(repo, "rendered") == [
+        "toy_pong --results results --source own --asked smoke --out reports/toy_pong.html"
+    ]
     assert lines(repo, "prefix") == [sys.prefix]  # the environment of Snakemake, which nobody activated
 
     assert "Nothing to be done" in snakemake(repo, "reports/toy_pong.html")

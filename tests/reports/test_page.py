@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,27 @@ def test_different_runs_are_not_averaged(toy, change, what):
     ]
     series = [s["name"] for s in p.data["sections"][0]["charts"][0]["series"]]
     assert not any("mean" in name for name in series), "a mean curve would be an average too"
+
+
+def test_what_was_asked_for_comes_first_and_the_rest_beside_it(toy, monkeypatch, capsys):
+    monkeypatch.setattr(render_module, "load_target", lambda name: target_of(toy))
+    write_run(toy, size="paper", mean=18.0, frames=PAPER_FRAMES, recorded=True)
+    write_run(toy, size="hour", mean=5.0)
+    write_run(toy, size="smoke", mean=-19.0, frames=2000)
+    for size in ("hour", "smoke"):
+        os.utime(toy / "results/toy/pong" / size / "seed1/run.json", (9e8, 9e8 + (size == "hour")))
+
+    def opens_on(**how):
+        out = render_module.render("toy_pong", out=toy / "page.html", results=toy / "results", **how)
+        return [s["id"] for s in Reader(out.read_text()).data["sections"]]
+
+    beside = ["recorded-paper", "own-hour"]
+    assert opens_on(asked="smoke") == ["own-smoke", *beside]
+    assert "(own, smoke)" in capsys.readouterr().out
+    assert opens_on() == ["own-hour", "recorded-paper", "own-smoke"]  # the newest of one's own
+    assert opens_on(asked="frames-40") == [*beside, "own-smoke"]  # there is none of it
+    monkeypatch.setattr(render_module, "check", lambda target, section: None)
+    assert opens_on(source="recorded", asked="smoke") == ["recorded-paper", "own-smoke", "own-hour"]
 
 
 # --- recorded

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,21 @@ def test_mistakes_on_the_command_line(toy):
         watch.main(["dqn_pnog"])
     with pytest.raises(UserError, match="--every 0 is too short"):
         watch.main(["dqn_pong", "--every", "0"])
+
+
+def test_watch_ends_on_the_readers_own_run_although_a_longer_one_is_recorded(toy, monkeypatch, capsys):
+    write_run(toy, size="paper", frames=4_000_000, recorded=True)
+    folder = write_progress(toy, curve="", size="smoke")
+    status(folder, updated=now())
+
+    def sleep(seconds):
+        shutil.rmtree(folder)
+        write_run(toy, size="smoke", mean=-3.0, frames=2000)
+
+    monkeypatch.setattr(watch.time, "sleep", sleep)
+    watch.watch(target_of(toy), toy / "results", toy / "page.html")
+    page = Reader((toy / "page.html").read_text())
+    assert (page.html["data-source"], page.html["data-size"]) == ("own", "smoke")
+    assert "paper's frames" in capsys.readouterr().out.splitlines()[-1]
+    watch.watch(target_of(toy), toy / "results", toy / "page.html", once=True)
+    assert Reader((toy / "page.html").read_text()).html["data-size"] == "smoke"
