@@ -16,6 +16,7 @@ from common.evaluation.statistics import (
     standard_error,
 )
 from common.evaluation.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
+from common.papers.settings import constants_of
 from reports.reference import Reference
 from reports.runs import Run
 from reports.scores import episode_scores, score_is, score_of, scored_episodes, scores_are, spread
@@ -168,7 +169,7 @@ def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
     settings = trained or (resolved.settings if resolved else {})
     reasons = {d.field or d.what: d.reason for d in resolved.deviations} if resolved and not own else {}
     rows = []
-    for constant in target.task.constants if own else target.paper.constants:
+    for constant in constants_of(target.paper, target.task):
         ours = settings.get(constant.field, constant.ours) if constant.field else constant.ours
         deviates = constant.paper is None or not same(ours, constant.expected)
         unit = f" {constant.field_unit}" if constant.field_unit != constant.unit and not own else ""

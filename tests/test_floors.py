@@ -24,7 +24,6 @@ LONGEST = 450  # lines
 # Files that are longer still, which may not grow; whoever brings one below the limit takes it out of here
 LONGER = {
     "common/evaluation/protocol.py": 470,
-    "common/papers/loading.py": 460,
 }
 
 

@@ -1,11 +1,11 @@
 """Papers as data: `replications/*/paper.yaml`, loaded, checked and resolved. This page lists what the rest of the project uses."""
 
+from common.papers.checks import check_defaults
 from common.papers.loading import (
     NAME,
     REPLICATIONS,
     agent_name,
     discover,
-    find_row,
     find_task,
     load_paper,
     load_papers,
@@ -42,7 +42,6 @@ from common.papers.settings import (
     SIZE,
     Deviation,
     Resolved,
-    check_defaults,
     default_seeds,
     expectation,
     fitted_to_machine,
@@ -52,6 +51,7 @@ from common.papers.settings import (
     settings_key,
     what_differs,
 )
+from common.papers.tables import find_row
 
 __all__ = [
     "BUDGETS",

@@ -142,6 +142,7 @@ class Budget:
     expect: str | dict[str, str]
     evaluation: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()  # the kinds of task concerned; empty: all
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,9 @@ class Paper:
     summary: str
     frames_per_agent_step: int
     agent_steps_per_update: int | None
-    constants: tuple[Constant, ...]
+    constants_by_kind: dict[
+        str, tuple[Constant, ...]
+    ]  # kind of task -> those that concern it, with its values
     deviations: tuple[dict, ...]  # what, reason, source, kinds
     engineering: tuple[str, ...]
     variants: dict[str, Variant]  # "" is the base
@@ -170,6 +173,15 @@ class Paper:
     def tasks(self) -> dict[str, Task]:
         """Those of the base variant."""
         return self.variants[""].tasks
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """Each once: of several kinds' values that of the first task's kind, which the defaults of Config hold."""
+        found: dict[str, Constant] = {}
+        for constants in self.constants_by_kind.values():
+            for constant in constants:
+                found.setdefault(constant.name, constant)
+        return tuple(found.values())
 
     def fields(self, script: str = "train") -> dict[str, Field]:
         """Of a script's Config; none of train.py where every task has a script of its own."""

@@ -1,8 +1,8 @@
 """What a run will do: its settings, its protocol, and every difference from the paper with its reason.
 
-Settings resolve in one order: `Config` defaults (the paper, literally) < kind of task < task < variant < budget < command line.
-A laptop task has a script and a `Config` of its own, so the settings of its variant and of the paper-wide budgets do
-not apply to it; its own `settings` and `budgets` do.
+Settings resolve in one order: `Config` defaults (the paper, literally) < the constants of the task's kind < task < variant
+< budget < command line; the task's own entry for a budget is above the paper's. A task with a script and a `Config` of its
+own sees neither its variant's settings nor the paper's budgets.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, suggestion
@@ -71,22 +72,32 @@ class Resolved:
         return self.frames / self.task.paper_frames
 
 
-def constants_of(paper: Paper, task: Task) -> dict[str, Constant]:
-    """By field: the paper's for its agent, the task's own for one with a script of its own."""
-    return constants_by_field(paper if task.script == "train" else replace(paper, constants=task.constants))
+def constants_of(paper: Paper, task: Task) -> tuple[Constant, ...]:
+    """The paper's that concern a task of this kind; the task's own for one with a script of its own."""
+    return paper.constants_by_kind[task.kind] if task.script == "train" else task.constants
 
 
-def constants_by_field(paper: Paper) -> dict[str, Constant]:
+def by_field(constants: Iterable[Constant], file: Path) -> dict[str, Constant]:
+    """field of Config -> constant, of those that a setting holds."""
     found: dict[str, Constant] = {}
-    for constant in paper.constants:
+    for constant in constants:
         if constant.field in found:
             raise UserError(
-                f"{paper.file}: constants {found[constant.field].name!r} and {constant.name!r} both name the field "
+                f"{file}: constants {found[constant.field].name!r} and {constant.name!r} both name the field "
                 f"{constant.field!r}; set field: null on one"
             )
         if constant.field:
             found[constant.field] = constant
     return found
+
+
+def _of_its_kind(paper: Paper, task: Task) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings, and reasons, where the constants of the task's kind are not the values that Config's defaults hold."""
+    if task.script != "train":
+        return {}, {}
+    held = {c.name: c for c in paper.constants}
+    own = [c for c in constants_of(paper, task) if c.field and not same(c.ours, held[c.name].ours)]
+    return {c.field: c.ours for c in own}, {c.field: c.reason or "" for c in own}
 
 
 def paper_value(name: str, fields: Mapping[str, Field], constants: Mapping[str, Constant]) -> Any:
@@ -107,34 +118,6 @@ def typed(settings: Mapping[str, Any], fields: Mapping[str, Field], where: str) 
         except ValueError as error:
             raise UserError(f"{where}.{name}: {error}") from None
     return typed
-
-
-def check_defaults(paper: Paper) -> list[str]:
-    """Each way in which `Config` does not say what paper.yaml says; empty when all is well.
-
-    A default that is not the constant's `ours`, or a field that is neither in a constant nor under `engineering`.
-    """
-    constants, problems = constants_by_field(paper), []
-    for name, (_, default) in paper.fields().items():
-        if name in constants and not same(default, constants[name].ours):
-            c = constants[name]
-            problems.append(
-                f"Config.{name} is {default!r}, paper.yaml says {c.ours!r} {c.field_unit} ({c.name})"
-            )
-        elif name not in constants and name not in paper.engineering:
-            problems.append(
-                f"Config.{name} is in no constant of {paper.file}; add it there, or under `engineering`"
-            )
-    for task in {task.script: task for task in paper.tasks.values() if task.constants}.values():
-        own = constants_of(paper, task)
-        for name, (_, default) in paper.fields(task.script).items():
-            if name not in own:
-                problems.append(f"{task.script}: Config.{name} is in no constant of the task {task.name}")
-            elif not same(default, own[name].ours):
-                problems.append(
-                    f"{task.script}: Config.{name} is {default!r}, paper.yaml says {own[name].ours!r}"
-                )
-    return problems
 
 
 def resolve_loaded(
@@ -173,18 +156,16 @@ def _resolve(
     overrides: Mapping[str, Any],
 ) -> Resolved:
     fields = paper.fields(task.script)
-    wide, own = paper.budgets[base], task.budgets.get(base, {})
-    constants = constants_of(paper, task)
-    layers: list[tuple[str, Mapping, Mapping]] = []
-    if task.script == "train":
-        layers += [("task", *paper.variants[""].of_kind(task.kind))]
+    wide, own = budgets_of(paper, task, base)
+    constants = by_field(constants_of(paper, task), paper.file)
+    layers: list[tuple[str, Mapping, Mapping]] = [("paper", *_of_its_kind(paper, task))]
     layers += [("task", task.settings, task.reasons)]
     if task.script == "train":
         layers += [("variant", variant.settings, variant.reasons)]
-        layers += [("variant", *variant.of_kind(task.kind))] if variant.name else []
-        layers += [("budget", wide.settings, wide.reasons)]
+        layers += [("variant", *variant.of_kind(task.kind))]
     layers += [
-        ("budget", own.get("settings", {}), own.get("reasons", {})),
+        ("budget", wide.settings, wide.reasons),
+        ("budget", own.settings, own.reasons),
         (
             "budget",
             length,
@@ -199,7 +180,7 @@ def _resolve(
         for name, value in typed(given, fields, where).items():
             settings[name], sources[name] = value, label
             reasons[name] = why.get(name, why.get("*", reasons.get(name, "")))
-    protocol = replace(task.protocol, **_shorter(task, wide, own.get("evaluation", {})))
+    protocol = replace(task.protocol, **{**_shorter(task, wide), **own.evaluation})
     per_step = task.frames_per_agent_step or (
         settings.get("frame_skip", paper.frames_per_agent_step) if task.kind == "atari" else 1
     )
@@ -228,10 +209,10 @@ def _resolve(
     # Constants that no setting holds can differ too.
     deviations += [
         Deviation(c.name, c.expected, c.ours, c.field_unit, c.source, c.reason or "", "paper")
-        for c in (paper.constants if task.script == "train" else task.constants)
+        for c in constants_of(paper, task)
         if not c.field and not same(c.ours, c.expected)
     ]
-    why = {**wide.reasons, **own.get("reasons", {})}
+    why = {**wide.reasons, **own.reasons}
     for name, unit in (("episodes", "episodes"), ("max_frames", FRAMES)):
         if getattr(protocol, name) != getattr(task.protocol, name):
             reason = why.get("evaluation", why.get("*", f"the final evaluation is shorter at budget {base}"))
@@ -248,7 +229,7 @@ def _resolve(
         protocol,
         tuple(deviations),
         per_step,
-        own.get("expect", wide.expect),
+        own.expect or wide.expect,
     )
 
 
@@ -263,7 +244,7 @@ def _in_words(description: str, settings: Mapping[str, Any], frames_per_step: in
 
 def fitted_to_machine(paper: Paper, task: Task) -> set[str]:
     """The settings that a machine may ask for otherwise (a script's `fit_to_machine`): their difference is nobody's override."""
-    return set(_reasons_at_run_time(constants_of(paper, task)))
+    return set(_reasons_at_run_time(by_field(constants_of(paper, task), paper.file)))
 
 
 def _reasons_at_run_time(constants: Mapping[str, Constant]) -> dict[str, str]:
@@ -271,13 +252,26 @@ def _reasons_at_run_time(constants: Mapping[str, Constant]) -> dict[str, str]:
     return {name: c.reason for name, c in constants.items() if c.reason and same(c.ours, c.expected)}
 
 
-def _shorter(task: Task, wide: Budget, own: Mapping[str, int | None]) -> dict[str, int | None]:
-    """The paper-wide budget only ever shortens an evaluation; the task's own entry is taken as it stands."""
+def budgets_of(paper: Paper, task: Task, name: str) -> tuple[Budget, Budget]:
+    """The paper's budget, empty where it does not concern the task, and the task's own, empty where it has none."""
+    wide, own = (
+        paper.budgets[name],
+        Budget(name, **{"settings": {}, "expect": "", **task.budgets.get(name, {})}),
+    )
+    if task.script != "train":
+        wide = Budget(name, {}, wide.expect)
+    elif wide.kinds and task.kind not in wide.kinds:
+        wide = Budget(name, {}, "")
+    return wide, own
+
+
+def _shorter(task: Task, wide: Budget) -> dict[str, int | None]:
+    """The paper's budget only ever shortens an evaluation; the task's own entry is taken as it stands."""
     shorter = {}
-    for name, value in wide.evaluation.items() if task.script == "train" else ():
+    for name, value in wide.evaluation.items():
         stated = getattr(task.protocol, name)
         shorter[name] = stated if value is None or (stated is not None and stated < value) else value
-    return {**shorter, **own}
+    return shorter
 
 
 # --- sizes, seeds, places ---

@@ -363,7 +363,7 @@ def test_published_csv(toy):
     bad += [(good + row + "\n").encode() for row in rows]
 
     def read():
-        papers.loading._table.cache_clear()
+        papers.tables._table.cache_clear()
         return papers.load_paper("toy", root=toy / "replications")
 
     try_all("published.csv", path, bad, read)

@@ -167,6 +167,28 @@ def test_check_defaults_sees_a_changed_default_and_a_field_that_no_constant_name
         ),
         ("    script: ring\n", "", "kind laptop needs the key 'script'"),
         ("    env_id: CartPole-v1\n", "", "kind gym needs the key 'env_id'"),
+        (
+            "    tasks:\n      - names: [pong]",
+            "    tasks:\n      - cartpol\n      - names: [pong]",
+            r"variants.no_replay.tasks\[0\]: no task and no group of the paper is called 'cartpol' .did you mean 'cartpole'",
+        ),
+        (
+            "names: [cartpole]",
+            "like: ring",
+            r"tasks\[1\]: no task and no group of the paper is called 'ring'",
+        ),
+        ("    title: CartPole\n", "", r"tasks\[1\] .cartpole.: key 'title' is missing"),
+        (
+            "  - names: [cartpole]\n",
+            "  - seeds: 5\n",
+            r"tasks\[1\]: key 'names' is missing",
+        ),
+        (
+            "paper: 0.0025, unit",
+            "paper: {atari: 0.0025}, unit",
+            "constant 'learning rate': paper says nothing for tasks of kind gym.*kinds: .atari.",
+        ),
+        ("paper: 0.0025, unit", "paper: {atari: 0.0025, gin: 1}, unit", "constants.2..*'gin'.*atari, gym"),
         ("script: ring", "script: rings", "rings.py: the file is missing"),
         ("kind: gym", "kind: gin", "'gin' is not allowed; there are: atari, gym, laptop"),
         ("episodes: 30", "episodes: 0", "protocols.full.episodes: 0 is too small; at least 1"),
@@ -338,27 +360,144 @@ def test_a_variant_wins_over_its_task(toy):
     assert base.sources["learning_rate"] == "paper"
 
 
-def test_what_a_kind_of_task_has_in_common_lies_below_the_task_and_a_variants_above_it(toy):
+def test_a_constant_has_a_value_for_each_kind_of_task(toy):
     edit(
         toy,
-        "\ntasks:\n",
-        "\nkinds:\n  gym: {settings: {capacity: 50, learning_rate: 0.5}, reasons: {'*': small}}\ntasks:\n",
+        "{name: learning rate, field: learning_rate, paper: 0.0025, unit: none, source: T1}",
+        "{name: learning rate, field: learning_rate, paper: {atari: 0.0025, gym: 0.5}, unit: none, "
+        "source: {atari: T1, gym: T2}}",
     )
+    edit(
+        toy,
+        "unit: frames, field_unit: agent steps, source: T1",
+        "unit: frames, field_unit: agent steps, source: {atari: T1, gym: T2}",
+    )
+    edit(toy, "paper: 200000, unit", "paper: {atari: 200000, gym: 700}, unit")
+    edit(toy, "name: replay, field", "name: replay, kinds: [atari], field")
+    paper = load_paper("toy", toy)
+    assert check_defaults(paper) == []  # Config holds the value of the first task's kind
+    pong, cartpole = (resolve(paper, None, task, "paper") for task in ("pong", "cartpole"))
+    assert (pong.settings["learning_rate"], pong.settings["training_steps"]) == (0.0025, 50_000)
+    assert (cartpole.settings["learning_rate"], cartpole.sources["learning_rate"]) == (0.5, "paper")
+    assert cartpole.settings["training_steps"] == 700  # a frame is an agent step outside of the emulator
+    assert {d.field for d in cartpole.deviations} == {"network", "capacity"}
+    said = {
+        kind: {c.name: c.source for c in constants} for kind, constants in paper.constants_by_kind.items()
+    }
+    assert (said["atari"]["learning rate"], said["gym"]["learning rate"]) == ("T1", "T2")
+    assert "replay" in said["atari"]
+    assert "replay" not in said["gym"]
+    assert {d.field: d.paper for d in resolve(paper, None, "cartpole", "hour").deviations}[
+        "training_steps"
+    ] == 700
+    shorter = resolve(paper, "no_replay", "pong", "paper", {"learning_rate": 0.5})
+    assert {d.field: (d.paper, d.source) for d in shorter.deviations}["learning_rate"] == (0.0025, "T1")
+
+
+def test_a_reason_is_needed_where_a_setting_differs_for_one_kind_only(toy):
+    edit(
+        toy,
+        "field: clip, paper: null, ours: null",
+        "field: clip, paper: {atari: null, gym: 0.5}, ours: {atari: null, gym: 0.5}",
+    )
+    edit(toy, "{training_steps: 10000, log_every: 5}", "{training_steps: 10000, clip: null}")
+    with pytest.raises(UserError, match=r"budgets.hour.settings.clip differs from the paper; say why"):
+        load_paper("toy", toy)
+    edit(toy, "  hour:\n", "  hour:\n    kinds: [atari]\n")
+    with pytest.raises(
+        UserError, match=r"tasks.cartpole.: budgets.hour of the paper does not concern kind gym; add"
+    ):
+        load_paper("toy", toy)
+
+
+def test_what_a_variant_changes_for_one_kind_of_task_lies_above_what_it_changes_for_all(toy):
     edit(
         toy,
         "    reasons: {replay: the ablation itself, learning_rate: Table 2}\n",
         "    reasons: {replay: the ablation itself, learning_rate: Table 2}\n"
         "    kinds: {atari: {settings: {learning_rate: 0.003}, reasons: {'*': Table 9}}}\n",
     )
-    cartpole = resolve("toy", None, "cartpole", "paper", root=toy)
-    assert (cartpole.settings["capacity"], cartpole.settings["learning_rate"]) == (500, 0.5)
-    assert {d.field: d.reason for d in cartpole.deviations}["learning_rate"] == "small"
-    pong = resolve("toy", "no_replay", "pong", "paper", root=toy)
-    assert pong.settings["learning_rate"] == 0.003
-    assert resolve("toy", None, "pong", "paper", root=toy).settings["learning_rate"] != 0.003
+    assert resolve("toy", "no_replay", "pong", "paper", root=toy).settings["learning_rate"] == 0.003
+    assert resolve("toy", None, "pong", "paper", root=toy).settings["learning_rate"] == 0.0025
     edit(toy, "learning_rate: 0.003", "lerning_rate: 0.003")
     with pytest.raises(UserError, match=r"no_replay.kinds.atari.*lerning_rate.*learning_rate"):
         resolve("toy", None, "pong", "paper", root=toy)
+    edit(
+        toy,
+        "kinds: {atari: {settings: {lerning_rate: 0.003}",
+        "kinds: {gym: {settings: {learning_rate: 0.003}",
+    )
+    with pytest.raises(
+        UserError, match=r"no_replay.kinds.gym: the variant has no task of this kind; remove it"
+    ):
+        load_paper("toy", toy)
+
+
+def test_a_budget_concerns_the_kinds_of_task_that_it_names(toy):
+    edit(
+        toy,
+        "  smoke:\n    settings: {training_steps: 100",
+        "  smoke:\n    kinds: [atari]\n    settings: {training_steps: 100",
+    )
+    cartpole = resolve("toy", None, "cartpole", "smoke", root=toy)
+    assert (cartpole.settings["training_steps"], cartpole.settings["learning_rate"]) == (20, 0.0025)
+    assert cartpole.protocol.extra_episodes == 100
+    assert resolve("toy", None, "pong", "smoke", root=toy).settings["learning_rate"] == 0.1
+
+
+# --- short forms ---
+
+
+def with_tasks(root: Path, tasks: str) -> dict[str, papers.Task]:
+    """The tasks of the toy's variant, whose list reads `tasks`."""
+    path = root / "toy" / "paper.yaml"
+    text = path.read_text()
+    start, end = (
+        text.index("    tasks:\n      - names: [pong]"),
+        text.index("\nbudgets:\n  smoke:\n    settings: {training_steps: 100"),
+    )
+    path.write_text(text[:start] + f"    tasks: {tasks}" + text[end:])
+    return load_paper("toy", root).variants["no_replay"].tasks
+
+
+def test_a_variant_names_a_group_or_a_task_of_the_paper(toy):
+    edit(toy, "  - names: [pong, ms_pacman]", "  - group: games\n    names: [pong, ms_pacman]")
+    base = load_paper("toy", toy).tasks
+    tasks = with_tasks(toy, "[games, cartpole]")
+    assert tasks == {name: base[name] for name in ("pong", "ms_pacman", "cartpole")}
+
+
+def test_like_repeats_a_task_but_for_what_is_said_anew(toy):
+    edit(toy, "  - names: [pong, ms_pacman]", "  - group: games\n    names: [pong, ms_pacman]")
+    edit(
+        toy,
+        "    published: {file: published.csv, metric: dqn}",
+        "    published: none\n    published_reason: lost",
+    )
+    base = load_paper("toy", toy).tasks
+    tasks = with_tasks(
+        toy,
+        "[{like: games, published: {file: published.csv, metric: dqn}}, {like: cartpole, names: [pole], seeds: 2, title: '{Name}: {name}'}]",
+    )
+    assert list(tasks) == ["pong", "ms_pacman", "pole"]
+    assert (tasks["pong"].published.value, tasks["pong"].published_reason) == (18.9, None)
+    assert tasks["ms_pacman"].random == base["ms_pacman"].random
+    assert (tasks["pole"].env_id, tasks["pole"].default_seeds, tasks["pole"].title) == (
+        "CartPole-v1",
+        2,
+        "Pole: Pole",
+    )
+    assert tasks["pole"].budgets == base["cartpole"].budgets
+
+
+def test_tasks_of_the_paper_can_be_like_those_above_them(toy):
+    edit(
+        toy,
+        "\nvariants:\n",
+        "\n  - {like: pong, names: [beam_rider], game: pong, title: '{Name}', frames_per_agent_step: 3}\nvariants:\n",
+    )
+    task = load_paper("toy", toy).tasks["beam_rider"]
+    assert (task.game, task.title, task.frames_per_agent_step) == ("pong", "BeamRider", 3)
 
 
 def test_evaluation_is_shortened_by_the_budget_and_never_lengthened(toy):

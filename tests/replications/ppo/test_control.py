@@ -73,9 +73,18 @@ def test_a_smoke_size_is_not_called_the_papers(paper):
         found = {d.field: d.reason for d in papers.resolve(paper, variant, "hopper", "smoke").deviations}
         for name in ("training_steps", "rollout_steps", "epochs"):
             assert found[name] == "smoke size: teaches the agent nothing"
-    found = {d.field: d.reason for d in papers.resolve(paper, None, "hopper", "paper").deviations}
-    assert found["rollout_steps"].startswith("the paper's own constants for MuJoCo")
-    assert "the paper names no number of actors" in found["num_envs"]
+
+
+def test_mujoco_is_compared_with_its_own_table(paper):
+    """The paper's Table 3 and Section 6.1 are no deviations from it, nor is its length."""
+    resolved = papers.resolve(paper, None, "hopper", "paper")
+    assert [d.what for d in resolved.deviations if d.origin != "listed"] == []
+    assert resolved.paper_fraction == 1
+    constants = {c.field: (c.paper, c.source) for c in paper.constants_by_kind["gym"]}
+    assert constants["rollout_steps"] == (2048, "Table 3")
+    assert constants["training_steps"] == (1_000_000, "Section 6.1")
+    assert "life_loss_terminal" not in constants
+    assert {c.field: c.source for c in paper.constants_by_kind["atari"]}["rollout_steps"] == "Table 5"
 
 
 def test_each_row_of_table_1_differs_from_the_base_in_its_objective_alone(paper):
