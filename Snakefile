@@ -3,6 +3,7 @@
 #
 # Which papers, variants and tasks there are stands in replications/*/paper.yaml; what is asked of them in config.yaml.
 
+from common.interruptions import pass_on_signals
 from common.workflow import SIZES, prepare
 
 
@@ -12,9 +13,16 @@ configfile: "config.yaml"
 flow = prepare(workflow, config)
 RUN = f"{flow.config['results']}/{{agent}}/{{task}}/{{size}}/seed{{seed}}"  # as common.papers.run_dir
 
+# A scheduler signals all processes of a job: the shell waits for the training, which saves, and the log hears the end of it.
+# No terminal or pipe that is gone fails a job.
+shell.prefix("set -euo pipefail; trap : HUP TERM; ")
+TO_LOG = " 2>&1 | (trap '' HUP INT PIPE TERM; tee {log:q} || true)"
+
 
 onstart:
     flow.check_here(workflow.local_exec)
+    if workflow.local_exec:
+        pass_on_signals()
 
 
 wildcard_constraints:
@@ -68,7 +76,7 @@ rule train:
     shell:
         "run=$(dirname {output.run:q}); {resources.before}"
         "python -m {params.trainer} {resources.flags} --threads {threads} --results {params.results:q}"
-        " 2>&1 | tee -i {log:q}"
+        + TO_LOG
 
 
 # A laptop task has a script of its own, no weights and no evaluation. It takes minutes: one that was stopped starts over.
@@ -96,7 +104,7 @@ rule laptop:
         results=lambda wildcards, output: Path(output.run).parents[4],
     shell:
         "run=$(dirname {output.run:q}); {resources.before}"
-        "python -m {params.trainer} {resources.flags} --threads 1 --results {params.results:q} 2>&1 | tee -i {log:q}"
+        "python -m {params.trainer} {resources.flags} --threads 1 --results {params.results:q}" + TO_LOG
 
 
 rule evaluate:
@@ -119,7 +127,7 @@ rule evaluate:
         protocol=flow.protocol,  # evaluates again when it changes
         folder=lambda wildcards, input: Path(input.run).parent,
     shell:
-        "python -m common.runs.evaluate {params.folder:q} {resources.flags} 2>&1 | tee -i {log:q}"
+        "python -m common.runs.evaluate {params.folder:q} {resources.flags}" + TO_LOG
 
 
 rule report:
@@ -138,7 +146,7 @@ rule report:
         results=flow.page_results,
     shell:
         "python -m reports.render {wildcards.target} --results {params.results:q} {params.of}"
-        " --out {output:q} 2>&1 | tee -i {log:q}"
+        " --out {output:q}" + TO_LOG
 
 
 # Every paper against every task, from whatever runs there are: it never trains.
@@ -157,4 +165,4 @@ rule index:
         seen=flow.index_seen,
         results=flow.config["results"],
     shell:
-        "python -m reports.index --results {params.results:q} --out {output:q} 2>&1 | tee -i {log:q}"
+        "python -m reports.index --results {params.results:q} --out {output:q}" + TO_LOG

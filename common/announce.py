@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from common import papers
 from common.papers import BUDGETS, Target
 from common.papers.units import plural
+from common.say import say_aside
 
 
 def announce(flow: Any, wanted: list[Target], shown: int = 6) -> str:
@@ -62,5 +62,5 @@ def of_other_settings(flow: Any, wanted: list[Target]) -> list[str]:
             if what:
                 found.append(str(path))
                 line = f"{path.parent} was trained with {what}: it is put aside and trained again"
-                print(line, file=sys.stderr, flush=True)
+                say_aside(line)
     return found

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from common.files import folder_named
 from common.papers.validation import validate
 
 PAGE, SUFFIX = "reports/", ".html"
@@ -27,8 +28,12 @@ def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
         ]
     if type(given.get("results")) is int:
         given["results"] = str(given["results"])  # a folder called 2024
-    if str(given.get("fresh")).lower() in ("true", "false"):
-        given["fresh"] = str(given["fresh"]).lower() == "true"
+    for key in ("fresh", "resume_changed"):
+        if str(given.get(key)).lower() in ("true", "false"):
+            given[key] = str(given[key]).lower() == "true"
+    for key in ("results", "checkpoints"):
+        if isinstance(given.get(key), str) and given[key]:
+            given[key] = folder_named(given[key], key)
     given = {
         key: value
         for key, value in given.items()

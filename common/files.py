@@ -1,11 +1,14 @@
-"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed."""
+"""Files that are whole or not there: written under a temporary name, flushed to the disk, renamed. Folders as a user names them."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
+
+from common.errors import UserError
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -28,3 +31,32 @@ def fsync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def folder_named(text: str, what: str) -> str:
+    """A folder as it was meant: `~`, `~name` and `$VARIABLE` are replaced, and nothing is left like `results/` or `./results`.
+
+    UserError, which names `what` was asked for, where a variable or a user's home is not known.
+    """
+    named = os.path.expanduser(os.path.expandvars(text))
+    unknown = re.search(r"\$(\w+|\{\w*\})", named)
+    if unknown:
+        raise UserError(
+            f"{what}: {text}: the variable {unknown[0]} is not set; set it (export), or write the folder out"
+        )
+    if named.startswith("~"):
+        raise UserError(
+            f"{what}: {text}: no home is known for {named.split(os.sep)[0]}; write the folder out"
+        )
+    return os.path.normpath(named)
+
+
+def must_be_writable(what: str, folder: Path) -> None:
+    """UserError if a folder is not one's own to write, by the nearest part of its path that exists; creates nothing."""
+    existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    if not existing.is_dir():
+        raise UserError(f"{what}: {folder}: {existing} is a file, not a folder; choose another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{what}: {folder} cannot be written (no permission in {existing}); choose another: --config {what}=FOLDER"
+        )

@@ -1,4 +1,4 @@
-"""One line for whoever watches."""
+"""One line for whoever watches. A terminal or pipe that is gone must not end a run: from then on it goes on silently."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ import sys
 
 
 def say(text: str) -> None:
-    """Prints a line. A terminal or pipe that is gone must not end a run: from then on it goes on silently."""
+    """Prints a line."""
+    _say(text, "stdout")
+
+
+def say_aside(text: str) -> None:
+    """Prints a line to stderr: what is no part of a command's answer."""
+    _say(text, "stderr")
+
+
+def _say(text: str, stream: str) -> None:
     try:
-        print(text, flush=True)
+        print(text, file=getattr(sys, stream), flush=True)
+    except UnicodeEncodeError:  # a terminal of few letters
+        _say(text.encode("ascii", "replace").decode(), stream)
     except OSError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+        setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (for the rest of the process)

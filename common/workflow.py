@@ -17,11 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from common import announce, papers
+from common import announce, interruptions, papers
 from common.configuration import PAGE, SUFFIX, bare, checked_config
 from common.errors import UserError, suggestion
+from common.files import must_be_writable
 from common.papers import Resolved, Target
 from common.runs.devices import detect_device, own_device
+from common.say import say_aside
 
 INDEX = f"{PAGE}index{SUFFIX}"
 LAPTOP_FILES = ("run.json", "measures.json", "points.csv")
@@ -225,7 +227,7 @@ class Flow:
 
         --fresh at the first attempt only: a retry goes on from what the first one saved.
         """
-        fresh = " --fresh" if self.config["fresh"] and attempt == 1 else ""
+        fresh = " --fresh" if self.config["fresh"] and attempt == 1 else self._changed
         target = self._target_of(wildcards)
         stop = " --stop-when-reached" if self.stop_when_reached(target) else ""
         return f"--device {self._device_flag(target)}{fresh}{stop}"
@@ -239,7 +241,11 @@ class Flow:
 
     def laptop_flags(self, wildcards: Any, attempt: int) -> str:
         """A laptop task needs no GPU, and starts over by itself."""
-        return "--fresh" if self.config["fresh"] and attempt == 1 else ""
+        return "--fresh" if self.config["fresh"] and attempt == 1 else self._changed.strip()
+
+    @property
+    def _changed(self) -> str:
+        return " --resume-changed" if self.config["resume_changed"] else ""
 
     def _run_dir(self, wildcards: Any) -> Path:
         target = self.agents[wildcards.agent]
@@ -283,8 +289,13 @@ class Flow:
             papers.run_dir(target.paper, target.variant, target.task, size, seed, results) for seed in seeds
         ]
         names = LAPTOP_FILES if self._task(target).claims else PAGE_FILES
-        self.force(self.train_again & {str(folder / "run.json") for folder in folders})
-        return [str(folder / name) for folder in folders for name in names]
+        files = [str(folder / name) for folder in folders for name in names]
+        self.force(self.train_again & set(files))
+        if os.path.exists(
+            f"{PAGE}{wildcards.target}{SUFFIX}"
+        ):  # Snakemake misses no run that a page was made from
+            self.force({path for path in files if not os.path.exists(path)})
+        return files
 
     def page_of(self, wildcards: Any) -> str:
         """What a page is made from and opens on: another source or size makes it anew."""
@@ -358,7 +369,7 @@ class Flow:
                 )
         for key in ("results", "checkpoints"):
             if self.config[key]:
-                _must_be_writable(key, Path(self.config[key]))
+                must_be_writable(key, Path(self.config[key]))
 
     def check_here(self, jobs_run_here: bool) -> None:
         """What must be so on this machine if jobs are about to start on it; a login node needs no GPU."""
@@ -370,17 +381,6 @@ class Flow:
     def announce(self, wanted: list[Target]) -> str:
         """The first lines (`common/announce.py`)."""
         return announce.announce(self, wanted)
-
-
-def _must_be_writable(key: str, folder: Path) -> None:
-    """By the nearest part of the path that exists; creates nothing."""
-    existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
-    if not existing.is_dir():
-        raise UserError(f"{key}: {folder}: {existing} is a file, not a folder; choose another")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{key}: {folder} cannot be written (no permission in {existing}); choose another: --config {key}=FOLDER"
-        )
 
 
 def asked_of_snakemake(arguments: list[str]) -> list[str]:
@@ -403,10 +403,13 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
         if workflow.is_main_process:
             wanted = flow.requested(asked_of_snakemake(sys.argv))
             flow.check(wanted)
-            print(flow.announce(wanted), file=sys.stderr, flush=True)
+            interruptions.hold(Path(".snakemake"))
+            say_aside(flow.announce(wanted))
             flow.train_again = set(announce.of_other_settings(flow, wanted))
             # The graph of jobs is made after this file is read; while it asks for inputs, it can be told more.
-            flow.force = lambda files: workflow.dag.forcefiles.update(files)
+            # Where runs lie in a storage, none is here, and none is missed.
+            if not workflow.storage_settings.default_storage_provider:
+                flow.force = lambda files: workflow.dag.forcefiles.update(files)
         return flow
     except UserError as error:
         raise WorkflowError(str(error)) from None

@@ -68,7 +68,8 @@ def train():
     Path("prefix").write_text(sys.prefix)
     print(began, count, "device", a.device, "wandb", os.environ["WANDB_MODE"], flush=True)
     stop = []
-    signal.signal(signal.SIGINT, lambda *_: stop.append(1))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.append(1))
     while count < 20 or Path("slow").exists():
         count += 1
         saved.write_text(str(count))
@@ -359,9 +360,9 @@ def test_a_failed_trainer_fails_the_workflow_and_a_crash_is_tried_again(repo, sn
     assert "--fresh" not in lines(repo, "trained")[-1]
 
 
-def start(repo: Path, *arguments: str) -> subprocess.Popen:
+def start(repo: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
     process = subprocess.Popen(
-        [SNAKEMAKE, *arguments],
+        [*before, SNAKEMAKE, *arguments],
         cwd=repo,
         env=environment(WANDB_MODE="disabled"),
         stdout=subprocess.DEVNULL,
@@ -379,32 +380,73 @@ def start(repo: Path, *arguments: str) -> subprocess.Popen:
     return process
 
 
+def counted(repo: Path) -> int:
+    return int((repo / "results/toy/pong/smoke/seed1/checkpoint/count").read_text())
+
+
 def test_stopped_and_killed_runs_go_on(repo, snakemake):
     (repo / "slow").touch()
     log = repo / "logs/toy/pong/smoke/seed1/train.log"
-
-    process = start(repo, "reports/toy_pong.html")
-    time.sleep(0.6)
-    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
-    assert process.wait(120) != 0
-    assert "saved at" in log.read_text()  # `tee -i` outlives the signal
-    stopped_at = int((repo / "results/toy/pong/smoke/seed1/checkpoint/count").read_text())
+    for stop in (
+        lambda pid: os.killpg(pid, signal.SIGINT),  # Ctrl-C
+        lambda pid: os.kill(pid, signal.SIGTERM),  # `docker stop`, `kill`: Snakemake alone hears it
+    ):
+        process = start(repo, "reports/toy_pong.html")
+        time.sleep(0.6)
+        stop(process.pid)
+        assert process.wait(120) == 1
+        assert "saved at" in log.read_text()  # `tee` outlives the signal
+    stopped_at = counted(repo)
 
     process = start(repo, "reports/toy_pong.html")
     time.sleep(0.6)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(30)
-    killed_at = int((repo / "results/toy/pong/smoke/seed1/checkpoint/count").read_text())
+    killed_at = counted(repo)
     assert killed_at > stopped_at
 
     (repo / "slow").unlink()
-    assert "--unlock" in snakemake(repo, "reports/toy_pong.html", code=1)
-    snakemake(repo, "--unlock")
-    snakemake(repo, "reports/toy_pong.html", WANDB_MODE="disabled")
+    assert any((repo / ".snakemake/locks").iterdir())
+    output = snakemake(repo, "reports/toy_pong.html", WANDB_MODE="disabled")
+    assert "left its lock; it is removed" in output
     assert (
         f"resumed at {killed_at} device auto wandb disabled" in log.read_text()
     )  # the variable won over config.yaml
     assert (repo / "reports/toy_pong.html").exists()
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_saves_a_schedulers_end_saves_and_nohup_goes_on(repo):
+    (repo / "slow").touch()
+    log = repo / "logs/toy/pong/smoke/seed1/train.log"
+    for number in (signal.SIGHUP, signal.SIGTERM):  # both reach every process of the group
+        process = start(repo, "reports/toy_pong.html")
+        os.killpg(process.pid, number)
+        assert process.wait(120) == 1
+        assert "saved at" in log.read_text()
+    process = start(repo, "reports/toy_pong.html", before=("nohup",))
+    os.killpg(process.pid, signal.SIGHUP)
+    before = counted(repo)
+    time.sleep(2)
+    assert process.poll() is None
+    assert counted(repo) > before
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(120) == 1
+    assert "saved at" in log.read_text()
+
+
+def test_a_run_that_was_deleted_is_trained_again(repo, snakemake):
+    snakemake(repo, "reports/toy_pong.html")
+    run = repo / "results/toy/pong/smoke/seed1"
+    for delete, counts in (
+        (lambda: shutil.rmtree(run), [2, 2, 2]),
+        ((run / "evaluation.json").unlink, [2, 3, 3]),
+    ):
+        delete()
+        snakemake(repo, "reports/toy_pong.html")
+        assert [len(lines(repo, name)) for name in ("trained", "evaluated", "rendered")] == counts
+        output = snakemake(repo, "-n", "reports/toy_pong.html")
+        assert "Nothing to be done" in output, output
 
 
 def test_work_in_progress_can_lie_on_another_disk(repo, snakemake):
@@ -461,7 +503,13 @@ def test_a_broken_paper_is_named_by_the_workflow(repo, snakemake):
         ({"wandb": "on"}, "wandb: 'on' is not allowed"),
         ({"results": ""}, "results: is empty"),
         ({"results": "a{b}"}, "results: 'a{b}' does not match"),
+        (
+            {"results": "$NO_SUCH_DISK/runs"},
+            "results: $NO_SUCH_DISK/runs: the variable $NO_SUCH_DISK is not set",
+        ),
+        ({"checkpoints": "~nobody-of-this-name/x"}, "no home is known for ~nobody-of-this-name"),
         ({"fresh": "yes"}, "fresh: 'yes' is not true or false"),
+        ({"resume_changed": 1}, "resume_changed: 1 is not true or false"),
         ({"targets": []}, "targets: is empty"),
         ({"targets": "toy pong/x"}, "targets[1]: 'pong/x' does not match"),
     ],
@@ -489,6 +537,22 @@ def test_the_command_lines_text_and_numbers_are_put_into_type():
         "settings": None,
     }
     assert checked_config({}).items() >= defaults.items()
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("results/", "results"),
+        ("./a//b/../c", "a/c"),
+        ("~/runs", "/home/me/runs"),
+        ("${DISK}/runs/", "/disk/runs"),
+    ],
+)
+def test_folders_are_what_was_meant(given, meant, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "/disk")
+    for key in ("results", "checkpoints"):
+        assert checked_config({key: given})[key] == meant
 
 
 def test_config_yaml_says_the_schemas_defaults():
@@ -563,6 +627,11 @@ def test_sizes_and_seeds_by_device(toy, monkeypatch):
         "--device cuda --fresh",
         "--device cuda",
     ]
+    changed = sizes(resume_changed="True")[1]
+    assert [changed.train_flags(PONG, attempt) for attempt in (1, 2)] == [
+        "--device auto --resume-changed"
+    ] * 2
+    assert changed.laptop_flags(PONG, 1) == "--resume-changed"
     assert sizes(budget="paper", frames=400, seeds=3)[0]["toy_pong"] == (
         "frames-400",
         3,

@@ -15,6 +15,7 @@ import tyro
 
 from common import papers
 from common.errors import UserError, disk_error, run_main
+from common.files import folder_named
 from common.learning.layers import make_deterministic
 from common.runs.devices import claim_gpu
 from common.runs.estimate import measure, total_seconds
@@ -71,7 +72,7 @@ def parse(
     add("--seed", type=int, default=1)
     add("--device", default="auto", choices=["auto", "cpu", "cuda"])
     add("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")
-    add("--results", type=Path, default=ROOT / "results")
+    add("--results", type=lambda text: Path(folder_named(text, "--results")), default=ROOT / "results")
     add("--fresh", action="store_true", help="start over; the earlier run is put aside")
     add(
         "--resume-changed",

@@ -123,7 +123,8 @@ def main(
         run = ClaimsRun(resolved, known.seed, threads, command, files)
         folder = run.folder_in(known.results)
         try:
-            if folder.take(fresh=known.fresh, resume_changed=False, whole_length=True):
+            changed = known.resume_changed
+            if folder.take(fresh=known.fresh, resume_changed=changed, whole_length=True, command=command):
                 say(f"finished already: {folder.path}")
                 return
             say(f"{paper} {resolved.task.name} seed {known.seed}, size {run.size}; results in {folder.path}")

@@ -61,6 +61,20 @@ def test_other_settings_start_over_and_keep_what_was(tmp_path, monkeypatch, caps
     assert (aside / "measures.json").read_bytes() == before["measures.json"]
 
 
+def test_changed_code_stops_and_the_advice_given_helps(tmp_path, monkeypatch, capsys):
+    folder = run(monkeypatch, tmp_path)
+    before = contents(folder)
+    (folder / "measures.json").unlink()
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda *_: "e" * 64)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path)
+    said = capsys.readouterr().err
+    assert f"--results={tmp_path}" in said  # the whole command
+    assert "--resume-changed (in the workflow: --config resume_changed=true)" in said
+    run(monkeypatch, tmp_path, "--resume-changed")
+    assert contents(folder) == before
+
+
 def test_a_run_that_fails_leaves_no_outputs(tmp_path, monkeypatch, capsys):
     def broken(config, seed):
         return Findings({"row_1_single": float("nan")}, [])
