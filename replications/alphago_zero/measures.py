@@ -28,6 +28,8 @@ CHUNK = 256  # positions that are searched side by side
 MOST_LINES = 20_000  # of a walk; a player who lets it grow beyond has not solved the game
 MCTS_SIMULATIONS, GNU_GO_LEVEL = 10_000, 10
 NAMES = {"mcts": "OpenSpiel's MCTS", "gnu_go": "GNU Go"}
+TOURNAMENT = ("elo_gain", "elo_of_search")  # measures of games between checkpoints
+OTHERS = ("early_lines", "early_won", "black_mcts", "white_mcts", "black_gnu_go", "white_gnu_go")
 FIGURES = {  # a row of the log: its figure
     "black_share": "self_play", "first_move_center": "self_play", "empty_board": "empty_board", "loss": "loss",
     "moves": "moves", "gate": "gate",
@@ -79,6 +81,7 @@ def measure(config: Config, game: Game, best: nn.Module, log: Log, seed: int) ->
         if name != "gate" or y >= 0  # -1: no gate
     ]
     measures |= solved(trained)
+    large = config.game == "go" and config.board > 3
     if config.test_games:
         say("the tournament of checkpoints")
         earlier = list(trained.earlier())
@@ -91,9 +94,12 @@ def measure(config: Config, game: Game, best: nn.Module, log: Log, seed: int) ->
         points += [("elo", "with search", count, r) for (count, _), r in zip(earlier, ratings, strict=False)]
         points += [("elo", "last network without search", count, ratings[-1]) for count, _ in earlier]
         measures |= {"elo_gain": ratings[-2] - ratings[0], "elo_of_search": ratings[-2] - ratings[-1]}
-    if config.test_games and config.game == "go" and config.board > 3:
-        found, why, looked = against_others(trained, seed)
-        measures, undecided, games = measures | found, undecided | why, looked
+        if large:
+            found, undecided, games = against_others(trained, seed)
+            measures |= found
+    else:
+        names = [*TOURNAMENT, *(OTHERS if large else ())]
+        undecided = dict.fromkeys(names, "no games were played (--test-games 0)")
     games += [look(trained, "the last player against itself", trained.player())]
     games += [
         from_self_play(game, f"self-play with noise, {log.rows['games'][-1]:.0f} games", g)

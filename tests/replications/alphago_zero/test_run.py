@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from common import papers
 from common.errors import UserError
+from common.runs.laptop import check_claims
 from replications.alphago_zero import measures, opponents, plumbing, train
 from replications.alphago_zero.measures import Trained, measure, walk
 from tests.replications.alphago_zero.test_train import TINY
@@ -87,7 +89,10 @@ def test_measures_points_and_games_of_a_run(monkeypatch):
     monkeypatch.setattr(measures, "MOST_LINES", 200)  # an untrained player's walk has no end
     config = train.Config(**(TINY | GO | {"test_games": 2}))
     found = measure(config, *train.train(config, 1), 1)
-    assert {"not_won_search", "lines_search", "elo_gain", "first_move_center"} <= set(found.measures)
+    assert {"not_won_search", "lines_search", *measures.TOURNAMENT, "first_move_center"} <= set(
+        found.measures
+    )
+    assert not found.undecided
     assert 0 <= found.measures["not_won_search"] <= found.measures["lines_search"]
     figures = {point[0] for point in found.points}
     assert figures == {"self_play", "empty_board", "loss", "moves", "gate", "elo"}
@@ -98,6 +103,20 @@ def test_measures_points_and_games_of_a_run(monkeypatch):
         assert "(;GM[1]" in game["sgf"]
     first = board["games"][0]
     assert sum(first["visits"][0]) == config.test_simulations - 1
+
+
+@pytest.mark.parametrize(("task", "board"), [("go_3x3", 2), ("go_5x5", 4)])
+def test_without_games_the_claims_about_games_are_open(task, board, monkeypatch):
+    """`--test-games 0` is a run like any other: what needs games is not measured, and says so."""
+    monkeypatch.setattr(measures, "MOST_LINES", 200)
+    task = papers.load_paper("alphago_zero").tasks[task]
+    config = train.Config(**(TINY | GO | {"board": board, "komi": 0.5, "longest_game": 8}))
+    found = measure(config, *train.train(config, 1), 1)
+    check_claims(task, found.measures, found.undecided)
+    open_claims = [claim.measure for claim in task.claims if claim.measure in found.undecided]
+    assert "elo_gain" in open_claims
+    assert all("--test-games 0" in found.undecided[name] for name in open_claims)
+    assert not set(found.measures) & set(found.undecided)
 
 
 def test_the_exact_measures_come_out_again_from_the_weights_that_were_left(tmp_path):
@@ -157,6 +176,7 @@ def test_games_against_others_and_what_cannot_be_measured_says_why(monkeypatch, 
     expected = {"early_lines", "early_won", "black_mcts", "white_mcts"}
     names = {"black_gnu_go", "white_gnu_go"}
     assert set(found) == expected | (names if installed else set())
+    assert set(measures.OTHERS) == expected | names
     assert set(why) == (set() if installed else names)
     assert all("not installed" in words for words in why.values())
     assert all(0 <= found[name] <= 1 for name in found if name != "early_lines")
