@@ -221,9 +221,3 @@ def test_fields_of_2015_that_are_gone():
         "life_loss_terminal", "reward_clip", "replay", "target_network", "target_period", "error_clip", "gradient_momentum",
     }  # fmt: skip
     assert ours <= theirs
-
-
-@pytest.mark.slow
-def test_cartpole_is_learned(tmp_path):
-    folder = train("dqn_2013", "cartpole", tmp_path, {"training_steps": 15_000}, seed=1, budget="hour")
-    assert evaluate_run(folder, "cpu")["score"] >= 195

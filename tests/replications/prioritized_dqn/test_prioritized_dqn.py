@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.evaluation.protocol import evaluate_run
 from common.learning.batch import Batch
 from common.learning.priorities import Priorities, Proportional, RankBased
 from common.papers import check_defaults, load_paper, resolve
@@ -258,9 +257,3 @@ def test_broken_and_resumed_is_the_same(tmp_path, monkeypatch, variant, order, s
     )
     same(folder, whole)
     same_priorities(Spy.made[-1], spy)
-
-
-@pytest.mark.slow
-def test_cartpole_is_solved(tmp_path):
-    folder = train("prioritized_dqn", "cartpole", tmp_path, {"training_steps": 50_000}, seed=1, budget="hour")
-    assert evaluate_run(folder, "cpu")["score"] >= 475
