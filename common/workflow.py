@@ -40,14 +40,17 @@ class Flow:
     root: Path = papers.REPLICATIONS
     papers: dict[str, papers.Paper] = field(init=False)
     targets: dict[str, Target] = field(init=False)
+    broken: dict[str, UserError] = field(default_factory=dict)  # papers that could not be loaded, and why
     train_again: set[str] = field(default_factory=set)  # run.json of runs that are not what is asked for
     force: Callable[[set[str]], Any] = lambda files: None
 
     def __post_init__(self) -> None:
-        self.papers = papers.load_papers(self.root)
+        self.papers = papers.load_papers(self.root, self.broken)
+        if self.broken and not self.papers:
+            raise next(iter(self.broken.values()))
         self.targets = papers.targets_of(self.papers)
         self.config = checked_config(self.config)
-        for name in self.config["targets"]:
+        for name in self.config["targets"] if not self.broken else ():
             self.target(name)
         both = set(self.laptop_tasks) & set(self._tasks(laptop=False))
         if both:
@@ -105,6 +108,7 @@ class Flow:
 
     def target(self, name: str) -> Target:
         if name not in self.targets:
+            papers.raise_if_broken(name, self.papers, self.broken)
             raise UserError(
                 f"unknown target {name!r}{suggestion(name, self.targets)}; pages are made as reports/NAME.html"
             )
@@ -403,6 +407,8 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
         if workflow.is_main_process:
             wanted = flow.requested(asked_of_snakemake(sys.argv))
             flow.check(wanted)
+            for name, problem in flow.broken.items():
+                say_aside(f"warning: {problem}; {papers.left_out(name)}")
             interruptions.hold(Path(".snakemake"))
             say_aside(flow.announce(wanted))
             flow.train_again = set(announce.of_other_settings(flow, wanted))

@@ -479,12 +479,30 @@ def test_mistakes_on_the_command_line(repo, arguments, message, snakemake):
     assert "rule train" not in output
 
 
-def test_a_broken_paper_is_named_by_the_workflow(repo, snakemake):
-    paper = repo / "replications/toy/paper.yaml"
-    paper.write_text(paper.read_text().replace("    published_reason: not in the paper\n", "", 1))
-    output = snakemake(repo, code=1)
-    assert "(cartpole): published: none needs a published_reason" in output
-    assert "Traceback" not in output
+def test_a_broken_paper_is_named_by_the_workflow_and_leaves_the_others_usable(repo, snakemake):
+    """It comes into the way of a page of its own alone; the others hear a line of it."""
+    paper, other = repo / "replications/toy/paper.yaml", repo / "replications/toy_two"
+    shutil.copytree(paper.parent, other)
+    text = paper.read_text()
+    (other / "paper.yaml").write_text(text.replace("paper: toy\n", "paper: toy_two\n", 1))
+    paper.write_text(text.replace("    published_reason: not in the paper\n", "", 1))
+    said = "toy/paper.yaml: tasks[1] (cartpole): published: none needs a published_reason"
+    for page in (
+        (),
+        ("reports/toy_pong.html",),
+        ("reports/toy-no_replay_pong.html",),
+    ):  # config.yaml lists toy_pong
+        output = snakemake(repo, *page, "-n", code=1)
+        assert said in output
+        assert "Traceback" not in output
+    output = snakemake(repo, "reports/toy_two_pong.html", "-n")
+    assert (
+        f"{said}: why the paper prints no score for it; until that is mended, there are no pages of toy"
+        in output
+    )
+    assert "replications.toy_two.train" in output
+    output = snakemake(repo, "reports/toy_two_pnog.html", "-n", code=1)
+    assert "unknown target 'toy_two_pnog' (did you mean 'toy_two_pong'" in output
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from common.papers.settings import Resolved, resolve_loaded
 from common.papers.tables import find_row
 from common.papers.tasks import tasks_of, written_out
 from common.papers.validation import load_yaml, validate
+from common.say import say_aside
 
 REPLICATIONS = Path(__file__).resolve().parents[2] / "replications"
 NAME = re.compile(r"[a-z0-9_]+")
@@ -26,9 +27,14 @@ NAME = re.compile(r"[a-z0-9_]+")
 # --- loading ---
 
 
+def folders(root: Path) -> list[str]:
+    """Names of the folders that hold a paper.yaml, whatever their names are."""
+    return sorted(path.parent.name for path in Path(root).glob("*/paper.yaml"))
+
+
 def discover(root: Path = REPLICATIONS) -> tuple[str, ...]:
-    """Names of the folders that hold a paper.yaml."""
-    names = sorted(path.parent.name for path in Path(root).glob("*/paper.yaml"))
+    """Names of the folders that hold a paper.yaml. UserError for a name that no target can have."""
+    names = folders(root)
     for name in names:
         if not NAME.fullmatch(name):
             raise UserError(
@@ -95,8 +101,34 @@ def targets(root: Path = REPLICATIONS) -> dict[str, Target]:
     return targets_of(load_papers(root))
 
 
-def load_papers(root: Path = REPLICATIONS) -> dict[str, Paper]:
-    return {name: load_paper(name, root) for name in discover(root)}
+def load_papers(root: Path = REPLICATIONS, broken: dict[str, UserError] | None = None) -> dict[str, Paper]:
+    """Those that can be loaded: a broken paper.yaml takes no other paper's pages with it.
+
+    broken: gets the error of each of the others; without it, a line on stderr says it.
+    """
+    found, problems = {}, {} if broken is None else broken
+    for name in folders(root):
+        try:
+            if not NAME.fullmatch(name):
+                discover(root)
+            found[name] = load_paper(name, root)
+        except UserError as problem:
+            problems[name] = problem
+            if broken is None:
+                say_aside(f"warning: {problem}; {left_out(name)}")
+    return found
+
+
+def left_out(name: str) -> str:
+    return f"until that is mended, there are no pages of {name}"
+
+
+def raise_if_broken(target: str, papers: Collection[str], broken: Mapping[str, UserError]) -> None:
+    """Raises the error of the paper whose page `target` would be, "ppo-fast_pong" say, where that paper is broken."""
+    owners = [name for name in (*papers, *broken) if re.match(rf"{re.escape(name)}(?:[-_]|$)", target)]
+    owner = max(owners, key=len, default=None)  # "dqn_2013_pong" is of dqn_2013, and not of dqn
+    if owner in broken:
+        raise broken[owner]
 
 
 def targets_of(papers: Mapping[str, Paper]) -> dict[str, Target]:
@@ -116,9 +148,12 @@ def targets_of(papers: Mapping[str, Paper]) -> dict[str, Target]:
 
 def parse_target(name: str, root: Path = REPLICATIONS) -> Target:
     """ "dqn_pong" or "reports/dqn_pong.html"; UserError with close matches for anything else."""
-    known = targets(root)
+    broken: dict[str, UserError] = {}
+    papers = load_papers(root, broken)
+    known = targets_of(papers)
     bare = name.removeprefix("reports/").removesuffix(".html")
     if bare not in known:
+        raise_if_broken(bare, papers, broken)
         raise UserError(f"unknown target {name!r}{suggestion(bare, known)}")
     return known[bare]
 

@@ -308,6 +308,42 @@ def test_targets_and_close_matches(toy):
         parse_target("toy_pnog", toy)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("summary: It", "summary: [It", "not valid YAML"),
+        ("short: Toy (2020)", "shrot: Toy", "unknown key 'shrot'"),
+        ("unit: transitions, ", "", "key 'unit' is missing"),
+        ("metric: dqn}", "metric: dqm}", "unknown metric 'dqm'"),
+    ],
+)
+def test_a_broken_paper_keeps_its_own_targets_only(toy, capsys, old, new, said):
+    other = toy / "toy_two"
+    shutil.copytree(toy / "toy", other)
+    (other / "paper.yaml").write_text(
+        (other / "paper.yaml").read_text().replace("paper: toy\n", "paper: toy_two\n", 1)
+    )
+    edit(toy, old, new)
+    assert parse_target("toy_two_pong", toy).paper == "toy_two"
+    for name in ("toy_pong", "reports/toy-no_replay_pong.html", "toy"):
+        with pytest.raises(UserError, match=said) as caught:
+            parse_target(name, toy)
+        assert str(toy / "toy" / "paper.yaml") in str(caught.value)
+    with pytest.raises(UserError, match=r"unknown target 'toy_two_pnog' .did you mean 'toy_two_pong'"):
+        parse_target("toy_two_pnog", toy)
+    assert list(papers.load_papers(toy)) == ["toy_two"]
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "there are no pages of toy\n" in printed
+
+
+def test_a_folder_that_no_target_can_be_named_after_is_no_ones_trouble_but_its_own(toy):
+    shutil.copytree(toy / "toy", toy / "toy-2")
+    broken = {}
+    assert list(papers.load_papers(toy, broken)) == ["toy"]
+    assert "lower-case letters, digits and underscores only" in str(broken["toy-2"])
+
+
 def test_two_pages_of_one_name_are_an_error(toy):
     shutil.copytree(toy / "toy", toy / "toy_ms")
     text = (toy / "toy" / "paper.yaml").read_text().replace("paper: toy\n", "paper: toy_ms\n", 1)
