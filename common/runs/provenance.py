@@ -21,8 +21,8 @@ PACKAGES = ("torch", "ale_py", "gymnasium", "numpy", "opencv-python-headless")
 # The modules that numbers depend on, by the beginning of their names. Plumbing (folders, logs, tracking) is not among them; what
 # is resolved from paper.yaml stands in the key of the settings.
 COUNTED = (
-    "replications.", "common.environments.", "common.learning.", "common.evaluation.protocol", "common.runs.progress",
-    "common.runs.checkpoint", "common.runs.laptop",
+    "replications.", "common.environments.", "common.learning.", "common.evaluation.protocol", "common.evaluation.playing",
+    "common.runs.progress", "common.runs.checkpoint", "common.runs.laptop",
 )  # fmt: skip
 PASSED_THROUGH = ("common.runs.run",)  # not counted itself, but what it imports is
 STOPS = ("common.runs.laptop",)  # counted itself, and what it imports is plumbing

@@ -14,17 +14,8 @@ import torch
 from common.environments.vector import GymEnvs
 from common.errors import UserError
 from common.evaluation import protocol as evaluation
-from common.evaluation.protocol import (
-    Agent,
-    ReturnMeter,
-    choose,
-    episode_seeds,
-    evaluate_run,
-    load_weights,
-    play_group,
-    play_steps,
-    replay_recorded,
-)
+from common.evaluation.playing import ReturnMeter, choose, play_group, play_steps
+from common.evaluation.protocol import Agent, episode_seeds, evaluate_run, load_weights, replay_recorded
 from tests.training import spaces, train
 
 

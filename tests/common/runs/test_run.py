@@ -469,7 +469,16 @@ def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
 def test_the_modules_that_count_are_found_by_following_imports():
     dqn, ppo = (provenance.modules_that_count(f"replications.{paper}.train") for paper in ("dqn", "ppo"))
     shared = {"common.environments.atari", "common.environments.vector", "common.evaluation.protocol"}
-    assert shared | {"common.runs.progress", "common.runs.checkpoint", "common.learning.layers"} <= dqn & ppo
+    assert (
+        shared
+        | {
+            "common.evaluation.playing",
+            "common.runs.progress",
+            "common.runs.checkpoint",
+            "common.learning.layers",
+        }
+        <= dqn & ppo
+    )
     assert "common.learning.replay" in dqn - ppo
     assert "replications.dqn.train" in dqn - ppo
     assert not {name for name in dqn | ppo if name.startswith("common.papers") or name == "common.runs.run"}
