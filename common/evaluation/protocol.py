@@ -55,8 +55,8 @@ def evaluation_phase(
 ) -> np.ndarray:
     """Phase `number` of a training: raw scores of the episodes that ended, in an environment of its own with a seed of its own.
 
-    max_frames: emulator frames after which a game is cut, as in the final evaluation; None: never. Scores under different caps
-    cannot be compared, and a policy that is stuck would never end a game.
+    max_frames: emulator frames after which a game is cut, as in the final evaluation, since scores under different caps cannot
+    be compared; None: never, but a game in which nothing changes is cut all the same (`ReplayableEnvs.max_unchanged`).
     """
     seed = int(np.random.SeedSequence((run_seed, 0xEA, number)).generate_state(1)[0] >> 1)
     options = {"max_frames": max_frames} if task.kind == "atari" else {}
