@@ -112,7 +112,7 @@ QUICK = Plan(
     80,
     2000,
 )
-OWN_PARTS = ("dqn", "ppo")  # papers that are measured beside a peer, in parts of their own
+OWN_PARTS = ("dqn", "ppo", "ddpg")  # papers that are measured beside a peer, in parts of their own
 
 
 @dataclass(frozen=True)
@@ -346,6 +346,18 @@ def control(bench: Bench) -> None:
             bench.probe(worker, (name,), lambda w=worker, n=name: {n: steps / w.ask("steps", steps)})
 
 
+def ddpg(bench: Bench) -> None:
+    """DDPG on HalfCheetah as in the paper, and Stable-Baselines3's beside it; one thread each."""
+    steps, options = bench.plan.training_steps, {"task": "half_cheetah", "threads": 1}
+    capacity = bench.plan.training_capacity
+    subjects = {"ddpg": ("training_worker", {"paper": "ddpg"})}
+    subjects |= {"sb3_ddpg": ("sb3_ddpg_worker", {})} if sb3_is_there(bench) else {}
+    for who, (target, own) in subjects.items():
+        worker = bench.worker(who, f"learning:{target}", **(own | options | {"capacity": capacity}))
+        name = f"{who}_steps_per_second"
+        bench.probe(worker, (name,), lambda w=worker, n=name: {n: steps / w.ask("steps", steps)})
+
+
 def papers(bench: Bench) -> None:
     """Every other paper end to end, and DQN's variant fast beside DQN; in few rounds of their own, after everything else."""
     bench.later.append(lambda: start_papers(bench))
@@ -438,6 +450,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "dqn": dqn,
     "ppo": ppo,
     "control": control,
+    "ddpg": ddpg,
     "replay": replay,
     "memory": memory,
     "priorities": priorities,

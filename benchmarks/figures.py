@@ -64,6 +64,9 @@ FIGURES = {
     "ppo_hopper_steps_per_second": Figure(RATE, "PPO on Hopper as in the paper, one thread"),
     "sb3_hopper_steps_per_second": Figure(RATE, "Stable-Baselines3's PPO there, one thread"),
     "ppo_hopper_over_sb3": Figure("ratio", "PPO over Stable-Baselines3's on Hopper", (">=", 2.5)),
+    "ddpg_steps_per_second": Figure(RATE, "DDPG on HalfCheetah as in the paper, one thread"),
+    "sb3_ddpg_steps_per_second": Figure(RATE, "Stable-Baselines3's DDPG there, one thread"),
+    "ddpg_over_sb3": Figure("ratio", "DDPG over Stable-Baselines3's on HalfCheetah", (">=", 1.0)),
     "a3c_steps_per_second": Figure(RATE, "A3C on Pong, one worker a core, one environment each", (">=", 600)),
     "dqn_2013_steps_per_second": Figure(RATE, "DQN of 2013 on Pong, an update every agent step"),
     "double_dqn_steps_per_second": Figure(RATE, "Double DQN on Pong"),
@@ -97,6 +100,7 @@ RATIOS = {
     "dqn_over_emulator": ("dqn_steps_per_second", "emulator_steps_per_second"),
     "ppo_over_sb3": ("ppo2_steps_per_second", "sb3_ppo_steps_per_second"),
     "ppo_half_cheetah_over_sb3": ("ppo_half_cheetah_steps_per_second", "sb3_half_cheetah_steps_per_second"),
+    "ddpg_over_sb3": ("ddpg_steps_per_second", "sb3_ddpg_steps_per_second"),
     "ppo_hopper_over_sb3": ("ppo_hopper_steps_per_second", "sb3_hopper_steps_per_second"),
 }
 SCALING = (

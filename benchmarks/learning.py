@@ -91,8 +91,8 @@ def training_worker(connection: Connection, options: dict[str, Any]) -> None:
     """The script's own `train`, of a paper with a replay memory. Answers ("steps", n) with the seconds that n agent steps took,
     n a multiple of the number of environments.
 
-    options: paper, folder, threads, capacity (transitions); and variant, device, warm_up (agent steps) where they are not the
-    paper's own, the CPU, and the fewest.
+    options: paper, folder, threads, capacity (transitions); and variant, device, task, warm_up (agent steps) where they are not
+    the paper's own, the CPU, Pong, and the fewest.
     """
     paper, variant = options["paper"], options.get("variant")
     settings = throughput_settings(options["capacity"], paper)
@@ -103,6 +103,7 @@ def training_worker(connection: Connection, options: dict[str, Any]) -> None:
         settings,
         variant=variant,
         device=options.get("device", "cpu"),
+        task=options.get("task", TASK),
     )
     run.gate = Gate(connection, max(warm_up(config.num_envs), options.get("warm_up", 0)))
     try:
@@ -276,6 +277,40 @@ def sb3_control_worker(connection: Connection, options: dict[str, Any]) -> None:
             gate(self.num_timesteps)
 
         def _on_step(self) -> bool:
+            return True
+
+    model.learn(total_timesteps=NEVER, callback=Slices(), log_interval=None)
+
+
+def sb3_ddpg_worker(connection: Connection, options: dict[str, Any]) -> None:
+    """Stable-Baselines3's DDPG at the script's hyper-parameters, as far as it has them: no batch normalisation, no weight decay, one
+    learning rate, the action at the critic's input, and no second critic.
+
+    Answers ("steps", n) with the seconds that n agent steps took. options: task, threads, capacity (transitions).
+    """
+    import gymnasium
+    import mujoco
+    from stable_baselines3 import DDPG
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+
+    mujoco.set_mju_user_warning(lambda _: None)  # or it leaves a log file in the current folder
+    torch.set_num_threads(options["threads"])
+    resolved = papers.resolve(papers.load_paper("ddpg"), None, options["task"], "paper")
+    c = importlib.import_module("replications.ddpg.train").Config(**resolved.settings)
+    env = gymnasium.make(resolved.task.env_id)
+    zeros = np.zeros(env.action_space.shape)
+    noise = OrnsteinUhlenbeckActionNoise(zeros, zeros + c.noise_sigma, c.noise_theta, c.noise_step)
+    model = DDPG(
+        "MlpPolicy", env, learning_rate=c.critic_learning_rate, buffer_size=options["capacity"], learning_starts=REPLAY_START,
+        batch_size=c.batch_size, tau=c.target_rate, gamma=c.discount, train_freq=1, gradient_steps=1, action_noise=noise,
+        policy_kwargs={"net_arch": [400, 300]}, seed=1, device="cpu",
+    )  # fmt: skip
+    gate = Gate(connection, WARM_UP)
+
+    class Slices(BaseCallback):
+        def _on_step(self) -> bool:
+            gate(self.num_timesteps)
             return True
 
     model.learn(total_timesteps=NEVER, callback=Slices(), log_interval=None)

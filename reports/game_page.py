@@ -103,6 +103,7 @@ COLUMNS = {
     "train_score_100": "Training score, mean of the last 100 episodes",
     "mean_max_q": "Value estimate: mean of max Q over held-out states",
     "value_estimate": "Value estimate",
+    "mean_q": "Value estimate: mean of Q(s, \N{GREEK SMALL LETTER MU}(s)) over minibatches",
     "loss": "Loss",
     "policy_loss": "Policy loss",
     "value_loss": "Value loss",

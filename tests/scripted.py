@@ -24,6 +24,7 @@ class ScriptedEnvs(ReplayableEnvs):
         self.obs_shape, self.obs_dtype, self.num_actions = (size,), np.dtype(np.float32), num_actions
         if continuous:
             self.action_shape, self.action_dtype = (num_actions,), np.dtype(np.float32)
+            self.action_bounds = np.full(num_actions, -2, np.float32), np.full(num_actions, 4, np.float32)
         self.rng = np.random.default_rng(7)
         self.steps: list[Step] = []
         self.acted: list[np.ndarray] = []

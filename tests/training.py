@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from common import papers
@@ -124,9 +125,11 @@ def train_in_two(
 
 def spaces(num_actions: int, obs_shape: tuple[int, ...], continuous: bool = False) -> SimpleNamespace:
     """What a script's `make_network` looks at of the environments."""
+    bounds = np.full(num_actions, -1, np.float32), np.full(num_actions, 1, np.float32)
     return SimpleNamespace(
-        num_actions=num_actions, obs_shape=obs_shape, action_shape=(num_actions,) if continuous else ()
-    )
+        num_actions=num_actions, obs_shape=obs_shape, action_shape=(num_actions,) if continuous else (),
+        action_bounds=bounds if continuous else None,
+    )  # fmt: skip
 
 
 def on_numbers(layers: torch.nn.Sequential) -> torch.nn.Sequential:

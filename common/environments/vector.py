@@ -47,6 +47,7 @@ class ReplayableEnvs:
     # of one environment's action: a number below `num_actions`, or a vector of floats
     action_shape: tuple[int, ...] = ()
     action_dtype = np.dtype(np.uint8)
+    action_bounds: tuple[np.ndarray, np.ndarray] | None = None  # of such a vector: smallest and largest
     repeat_first_frame = False  # how `FrameStack.of` these environments begins an episode
     # agent steps without a reward and without a lost life after which an episode is cut; None: it never is for that
     max_unchanged: int | None = None
@@ -219,7 +220,8 @@ class GymEnvs(ReplayableEnvs):
         else:
             self.action_shape, self.action_dtype = space.shape, np.dtype(np.float32)
             self.num_actions = space.shape[0]
-            self._bounds = (space.low, space.high) if clip_actions else None
+            self.action_bounds = space.low, space.high
+            self._bounds = self.action_bounds if clip_actions else None
         self._pending = np.zeros((num_envs, *self.action_shape), dtype=self.action_dtype)
 
     def _reset(self, mask, seeds):

@@ -37,8 +37,9 @@ class Replay:
     """The last `capacity` slots of N environments, uniformly sampled.
 
     capacity, slack: slots over all environments. stack: frames in a state. n_step: see above; None: plain transitions of one step.
-    folder: where the frames' ring is kept as a memory-mapped file; None keeps it in memory. device: where batches go; on CUDA a
-    copy of everything lives there when it fits (`on_device`), and makes the batches.
+    action_shape: () for numbered actions, below 256; of a vector of floats its shape. folder: where the frames' ring is kept as a
+    memory-mapped file; None keeps it in memory. device: where batches go; on CUDA a copy of everything lives there when it fits
+    (`on_device`), and makes the batches.
     """
 
     _small = ("actions", "rewards", "terminals", "complete", "age", "written")
@@ -52,6 +53,7 @@ class Replay:
         num_envs: int = 1,
         stack: int = 4,
         n_step: int | None = None,
+        action_shape: tuple[int, ...] = (),
         slack: int = 0,
         folder: Path | None = None,
         device: torch.device | str = "cpu",
@@ -68,7 +70,7 @@ class Replay:
         self.frames = _ring(folder, shape, np.dtype(obs_dtype))
         # One checksum a frame, where frames are a file beside the checkpoint: a copy or a disk can change it unnoticed
         self.checksums = np.zeros(shape[:2], np.uint32) if folder is not None else None
-        self.actions = np.zeros(shape[:2], np.uint8)
+        self.actions = np.zeros((*shape[:2], *action_shape), np.float32 if action_shape else np.uint8)
         self.rewards = np.zeros(shape[:2], np.float32)
         self.terminals = np.zeros(shape[:2], bool)
         self.complete = np.zeros(shape[:2], bool)  # has a transition: action, reward and successor are known
@@ -198,7 +200,7 @@ class Replay:
             return self._gather_steps(indices)
         env, slot = indices[:, 0], indices[:, 1]
         frames = self._stacked(env, slot, self._lags)
-        actions = torch.from_numpy(self.actions[env, slot].astype(np.int64))
+        actions = torch.from_numpy(self._actions_at(env, slot))
         rewards = torch.from_numpy(self.rewards[env, slot])
         terminals = torch.from_numpy(self.terminals[env, slot])
         return Batch(
@@ -219,7 +221,7 @@ class Replay:
         counts[:, 1:] &= ~np.logical_or.accumulate(terminal & complete, axis=1)[:, :-1]
         steps = counts.sum(axis=1)
         host = (
-            self.actions[env, slot].astype(np.int64),
+            self._actions_at(env, slot),
             np.where(counts, self.rewards[env[:, None], slots], np.float32(0)),
             terminal[np.arange(len(env)), steps - 1],
             steps,
@@ -246,6 +248,11 @@ class Replay:
         if self.on_device is not None:
             return self.on_device.current(newest)
         return self._stacked(self._everyone, newest, self._lags[:-1])
+
+    def _actions_at(self, env: np.ndarray, slot: np.ndarray) -> np.ndarray:
+        """(B,) int64, or (B, *action_shape) float32."""
+        actions = self.actions[env, slot]
+        return actions if actions.ndim > 1 else actions.astype(np.int64)
 
     def _stacked(self, env: np.ndarray, slot: np.ndarray, lags: np.ndarray) -> torch.Tensor:
         """Frames at slot + lags, (B, len(lags), *obs_shape), zero where the lag reaches before the episode's start."""

@@ -64,7 +64,7 @@ class ReplayOnDevice:
             frames = self._stacked(flat_indices, self.lags)
             return Batch(
                 states=frames[:, :-1],
-                actions=there["actions"][flat_indices].long(),
+                actions=self._actions_at(flat_indices),
                 rewards=there["rewards"][flat_indices],
                 next_states=frames[:, 1:],
                 terminals=there["terminals"][flat_indices],
@@ -77,7 +77,7 @@ class ReplayOnDevice:
         steps = counts.sum(dim=1)
         return Batch(
             states=self._stacked(flat_indices, self.lags[:-1]),
-            actions=there["actions"][flat_indices].long(),
+            actions=self._actions_at(flat_indices),
             rewards=there["rewards"][ahead] * counts,
             next_states=self._stacked(
                 self._around(flat_indices, steps.unsqueeze(1)).squeeze(1), self.lags[:-1]
@@ -85,6 +85,11 @@ class ReplayOnDevice:
             terminals=terminal.gather(1, steps.unsqueeze(1) - 1).squeeze(1),
             steps=steps,
         )
+
+    def _actions_at(self, flat_indices: torch.Tensor) -> torch.Tensor:
+        """(B,) int64, or (B, *action_shape) float32."""
+        actions = self.there["actions"][flat_indices]
+        return actions if actions.dim() > 1 else actions.long()
 
     def _around(self, flat_indices: torch.Tensor, lags: torch.Tensor) -> torch.Tensor:
         """Places (B,) and lags (K,) or (B, K) in slots -> (B, K) flat_indices in the same environment's ring."""

@@ -22,6 +22,7 @@ KINDS = {
     "training_worker": {"dqn", "dqn_2013", "double_dqn", "prioritized_dqn", "dueling_dqn", "rainbow"},
     "on_policy_worker": {"a2c", "ppo"},
     "asynchronous_worker": {"a3c"},
+    "a part of its own, off Pong": {"ddpg"},
 }
 
 
@@ -59,7 +60,7 @@ def silent(monkeypatch):
 def test_every_paper_has_a_figure_and_is_measured(silent, tmp_path):
     """By replications/ itself: a paper that is added must be measured, with a figure that says what it is."""
     plan = dataclasses.replace(bench.FULL, limit=1e9)
-    samples, notes = bench.measure(plan, ["dqn", "ppo", "papers"], 1, tmp_path)
+    samples, notes = bench.measure(plan, ["dqn", "ppo", "ddpg", "papers"], 1, tmp_path)
     assert [note for note in notes if "Stable" not in note] == []
     for paper in bench.playing_papers():
         name = f"{paper}_steps_per_second"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -334,3 +335,36 @@ def test_one_of_n_steps_is_a_plain_transition():
     for name in ("states", "actions", "next_states", "terminals"):
         assert (getattr(a, name) == getattr(b, name)).all(), name
     assert a.steps is None
+
+
+def test_actions_that_are_vectors_of_floats():
+    """Each comes back beside its own state, in both places that make batches; a checkpoint's memory is the same one."""
+    replay = Replay(12, (3,), np.float32, num_envs=2, stack=1, action_shape=(2,))
+    rng = np.random.default_rng(0)
+    replay.begin_episodes(np.zeros((2, 3)))
+    known = {}
+    for t in range(1, 9):  # the ring wraps
+        obs, actions = rng.normal(size=(2, 3)).astype(np.float32), rng.normal(size=(2, 2)).astype(np.float32)
+        for env in range(2):
+            known[replay.current()[env].numpy().tobytes(), env] = actions[env], obs[env], t
+        replay.add(actions, np.full(2, t), np.zeros(2, bool), obs)
+    there = ReplayOnDevice(replay, "cpu")
+    there.load()
+    indices = replay.draw(np.random.default_rng(1), 64)
+    for batch in (replay.gather(indices), there.gather(there.flat_indices(indices))):
+        assert (batch.states.shape, batch.actions.shape, batch.actions.dtype) == (
+            (64, 1, 3),
+            (64, 2),
+            torch.float32,
+        )
+        for k, (env, _) in enumerate(indices):
+            action, follower, t = known[batch.states[k].numpy().tobytes(), env]
+            np.testing.assert_array_equal(batch.actions[k], action)
+            np.testing.assert_array_equal(batch.next_states[k, 0], follower)
+            assert batch.rewards[k] == t
+    again = Replay(12, (3,), np.float32, num_envs=2, stack=1, action_shape=(2,))
+    assert again.digest() != replay.digest()
+    again.load_state_dict(replay.state_dict())
+    assert again.digest() == replay.digest()
+    with pytest.raises(ValueError, match="replay actions is float32"):
+        Replay(12, (3,), np.float32, num_envs=2, stack=1).load_state_dict(replay.state_dict())
