@@ -178,6 +178,7 @@ def test_installs_once_runs_in_it_and_installs_again_when_the_lock_changed(repos
     assert repository.would_install()
 
 
+@pytest.mark.slow
 def test_killed_install_never_passes_for_complete_and_two_at_once_install_once(repository):
     gated = repository.base / "gated"
     make_gated_package(gated)

@@ -20,10 +20,11 @@ from common.runs.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Breakout: five lives and a game over within a few hundred steps; a ring that wraps, two target copies, two evaluation phases
+# Breakout: five lives and a game over within a few hundred steps; a ring that wraps, two target copies, two evaluation phases.
+# The batch is small because convolutions are nearly all that such a run costs.
 TINY = {
     "training_steps": 600, "replay_capacity": 150, "replay_start": 100, "final_exploration_step": 300, "target_period": 200,
-    "evaluation_period": 300, "evaluation_steps": 250, "held_out_states": 20,
+    "evaluation_period": 300, "evaluation_steps": 250, "held_out_states": 20, "batch_size": 8,
 }  # fmt: skip
 
 

@@ -323,6 +323,7 @@ def test_training_differs_from_the_paper_only_as_stated():
         assert steps // 64 < plan.training_capacity // 10 // 64 // 4  # slots of one environment's ring
 
 
+@pytest.mark.slow
 def test_the_scripts_own_loop_trains_in_slices(tmp_path, monkeypatch):
     connection, runs = Script(("steps", 8), ("steps", 4)), []
     original = learning.open_run
@@ -342,6 +343,7 @@ def test_the_scripts_own_loop_trains_in_slices(tmp_path, monkeypatch):
     assert at.updates == (at.agent_steps - learning.REPLAY_START) // 4
 
 
+@pytest.mark.slow
 def test_a_tiny_run_of_replay_and_memory(tmp_path, monkeypatch):
     """A million transitions are 7.056 GB and the stated slack of a tenth, to the byte; index arrays are 8 bytes a slot."""
     monkeypatch.setattr(machine, "other_load", lambda seconds: 0.0)

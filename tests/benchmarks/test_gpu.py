@@ -154,6 +154,7 @@ def test_host_waits_per_update(monkeypatch):
     assert trained == [("graph", CudaGraphed.WARM_UP + 1), ("graph", 100)]
 
 
+@pytest.mark.slow
 def test_updates_are_the_scripts_on_batches_of_the_ring():
     torch.manual_seed(0)
     updates = gpu_subjects.Updates("cpu", 300)
@@ -165,6 +166,7 @@ def test_updates_are_the_scripts_on_batches_of_the_ring():
     assert float(updates.loss_sum) > first
 
 
+@pytest.mark.slow
 def test_pong_ends_with_the_phase_that_is_at_the_score(tmp_path, monkeypatch):
     """Phases of a mean of 3, 18.5 and 20: the second ends it, and its own time is not training."""
     scores = iter([np.array([-21.0, 27.0]), np.array([18.0, 19.0]), np.array([20.0])])

@@ -160,6 +160,7 @@ def test_warm_up_is_whole_steps_and_reaches_learning():
     )
 
 
+@pytest.mark.slow
 def test_the_variant_fast_trains_in_whole_slices(tmp_path, monkeypatch):
     """With 8 environments instead of its 64: a slice of 16 agent steps is two steps of them all, with four updates."""
     connection, opened, original = Script(("steps", 16), ("steps", 8)), [], learning.open_run
@@ -190,6 +191,7 @@ def test_the_rate_is_taken_after_the_first_quarter():
         learning.rate_after_a_quarter(ticks, 3000)
 
 
+@pytest.mark.slow
 def test_a_real_asynchronous_training_answers_with_a_rate_and_leaves_no_process(tmp_path):
     """Its workers are processes of a process: none may outlive the answer, nor the benchmark."""
     worker = Worker(
@@ -238,6 +240,7 @@ def test_an_asynchronous_training_has_the_scripts_workers_for_this_machine(tmp_p
 # --- priorities ---
 
 
+@pytest.mark.slow
 def test_batches_by_priority_and_uniform_do_the_same_but_for_the_priorities(monkeypatch):
     subject = prioritised.Subject(leaves=3000, frames=700)
     assert prioritised.LEAVES == 1_000_000

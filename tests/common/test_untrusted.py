@@ -144,9 +144,6 @@ def toy(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-TRIED: dict[str, int] = {}
-
-
 def runs_of_page(toy: Path) -> object:
     """What a page reads before it is made; the page itself is made where a file is accepted."""
     return find_runs(pages.target_of(toy), toy / "results")
@@ -169,7 +166,7 @@ def try_all(kind: str, path: Path, bad: list[bytes], read: Callable[[], object],
             )
     path.write_bytes(good)
     read()
-    TRIED[kind] = len(bad)
+    assert len(bad) >= 10, f"{kind}: {len(bad)} bad files are few"
     assert not wrong, f"{len(wrong)} of {len(bad)}:\n" + "\n".join(wrong)
 
 
@@ -205,7 +202,7 @@ def test_status_json_on_the_page(toy):
             assert SCRIPT not in text
         except Exception as problem:
             wrong.append(f"{content[:200]!r}: {type(problem).__name__}: {str(problem)[:200]}")
-    TRIED["status.json, page"] = len(bad)
+    assert len(bad) >= 10
     assert not wrong, f"{len(wrong)} of {len(bad)}:\n" + "\n".join(wrong)
 
 
@@ -320,7 +317,6 @@ def test_numbers_in_a_curve_that_no_page_can_draw(toy):
             with a_second():
                 text, _ = build(target, "own", toy / "results")
             assert 'data-verdict="reached"' in text
-    TRIED["curve.csv, odd numbers"] = 4 * len(values)
 
 
 @pytest.mark.parametrize("name", ["curve.csv", "episodes.csv", "timing.csv"])
@@ -434,7 +430,7 @@ def test_config_yaml():
             refused(lambda given=given: checked_config(given), "config")
         except BaseException as problem:
             wrong.append(f"{given}: {type(problem).__name__}: {str(problem)[:200]}")
-    TRIED["config.yaml"] = len(bad)
+    assert len(bad) >= 10
     assert not wrong, "\n".join(wrong)
 
 
@@ -541,7 +537,7 @@ def test_checkpoints(checkpoint):
     tensors = bad_tensors((folder / "state.safetensors").read_bytes())
     wrong += [refuse(content, folder / "state.safetensors", True) for content in tensors]
     read()
-    TRIED["checkpoint"] = len(wrong)
+    assert len(wrong) >= 20  # tried
     wrong = [text for text in wrong if text]
     assert not wrong, f"{len(wrong)}:\n" + "\n".join(wrong)
 
@@ -585,7 +581,6 @@ def test_state_of_other_shapes_in_a_checkpoint(tmp_path):
             again.close()
         assert "--fresh" in text, name
         assert len(run.checkpoints.all()) == 1
-    TRIED["state"] = len(kinds)
 
 
 # --- what a file says never becomes markup, a path or code ---
@@ -621,7 +616,6 @@ def test_no_string_of_a_file_becomes_markup(toy):
             assert "<script>alert" not in text, where
         path.write_bytes(good)
     assert tried >= 15
-    TRIED["HTML in a string"] = tried
 
 
 @pytest.mark.parametrize(
@@ -693,10 +687,3 @@ def test_nothing_of_ours_runs_what_it_reads():
 )  # fmt: skip
 def test_the_search_finds_it(line):
     assert unsafe(ast.parse(line))
-
-
-def test_so_many_bad_inputs_were_tried():
-    """Counted over this module; run alone it has nothing to count."""
-    total = sum(TRIED.values())
-    print(f"{total} bad inputs: {TRIED}")
-    assert total >= 500 or len(TRIED) < 15

@@ -703,7 +703,7 @@ def test_a_folder_of_somebody_else_is_one_clear_line(
     above = [
         p
         for p in results.parents
-        if p.stat().st_uid == os.getuid() and p.name.startswith(("pytest-", "theirs"))
+        if p.stat().st_uid == os.getuid() and p.name.startswith(("pytest-", "popen-", "theirs"))
     ]
     for folder in above:
         folder.chmod(0o755)

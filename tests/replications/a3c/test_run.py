@@ -56,7 +56,7 @@ def stop_at(step: int):
 
 CASES = [
     ("breakout", None, TINY, 230),
-    ("cartpole", "lstm", SMALL, 700),
+    pytest.param("cartpole", "lstm", SMALL, 700, marks=pytest.mark.slow),
     ("cartpole", "n_step_q", SMALL, 700),
     ("cartpole", "one_step_q", SMALL, 700),
     ("cartpole", "one_step_sarsa", SMALL, 700),
