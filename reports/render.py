@@ -16,6 +16,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -64,6 +65,7 @@ def script_json(data: object) -> Markup:
     return Markup(text)
 
 
+@cache  # a compiled template serves all pages of a process
 def environment() -> jinja2.Environment:
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
