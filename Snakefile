@@ -29,6 +29,7 @@ wildcard_constraints:
     agent="|".join(flow.agents),
     task="|".join(flow.tasks),
     target=flow.pages,
+    summary="|".join(flow.summaries.names),
     size=SIZES,
     seed="[1-9][0-9]*",
 
@@ -36,6 +37,7 @@ wildcard_constraints:
 localrules:
     all,
     report,
+    summary,
     index,
 
 
@@ -144,6 +146,7 @@ rule report:
     params:
         of=flow.page_of,
         results=flow.page_results,
+        seen=flow.page_seen,
     shell:
         "python -m reports.render {wildcards.target} --results {params.results:q} {params.of}"
         " --out {output:q}" + TO_LOG
@@ -166,3 +169,23 @@ rule index:
         results=flow.config["results"],
     shell:
         "python -m reports.index --results {params.results:q} --out {output:q}" + TO_LOG
+
+
+# Pages about many runs: of a paper and of a task, which train nothing; of a printed table, which asks for all of its runs.
+rule summary:
+    input:
+        flow.summaries.runs,
+        sources=lambda wildcards: [local(path) for path in flow.summaries.sources(wildcards.summary)],
+    output:
+        "reports/{summary}.html",
+    log:
+        "logs/reports/{summary}.log",
+    retries: 0
+    conda:
+        "envs/report.yaml"
+    params:
+        page=flow.summaries.page,
+        seen=lambda wildcards: flow.summaries.seen(wildcards.summary),
+        results=flow.config["results"],
+    shell:
+        "python -m {params.page} {wildcards.summary} --results {params.results:q} --out {output:q}" + TO_LOG

@@ -5,7 +5,6 @@ All problems are raised as UserError while the Snakefile is read, before any job
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from common import announce, interruptions, papers
+from common import announce, interruptions, papers, summaries
 from common.configuration import PAGE, SUFFIX, bare, checked_config
 from common.errors import UserError, suggestion
 from common.files import must_be_writable
@@ -50,8 +49,9 @@ class Flow:
             raise next(iter(self.broken.values()))
         self.targets = papers.targets_of(self.papers)
         self.config = checked_config(self.config)
-        for name in self.config["targets"] if not self.broken else ():
-            self.target(name)
+        self.summaries = summaries.Summaries(self)
+        if not self.broken:
+            self.config["targets"] = summaries.targets_meant(self)
         both = set(self.laptop_tasks) & set(self._tasks(laptop=False))
         if both:
             raise UserError(
@@ -117,12 +117,12 @@ class Flow:
     def requested(self, words: Iterable[str]) -> list[Target]:
         """The pages among the words of a command line; those of the configuration if there are none.
 
-        The index alone needs no page: it shows what there is.
+        The index needs no page, nor do those of papers, tasks and tables: they show what there is.
         """
         found, index = [], False
         for word in words:
             path = os.path.relpath(word) if os.sep in word else word
-            if path == INDEX:
+            if path == INDEX or bare(path) in self.summaries.names:
                 index = True
             elif path.startswith(PAGE) and path.endswith(SUFFIX):
                 found.append(self.page(bare(path))[0])
@@ -283,29 +283,37 @@ class Flow:
 
         Runs with settings of one's own have a page of their own, which then is all that the target's page needs.
         """
-        if self.config["source"] == "recorded":
+        if self.config["source"] != "own":
             return []
-        (target, size), results = self.page(wildcards.target), self.config["results"]
+        target, size = self.page(wildcards.target)
         if papers.is_overridden(size) and wildcards.target == target.name:
             return [f"{PAGE}{target.name}-{size}{SUFFIX}"]
         seeds = range(1, self.seeds(target, size) + 1)
-        folders = [
-            papers.run_dir(target.paper, target.variant, target.task, size, seed, results) for seed in seeds
-        ]
-        names = LAPTOP_FILES if self._task(target).claims else PAGE_FILES
-        files = [str(folder / name) for folder in folders for name in names]
+        files = [path for seed in seeds for path in self.files_of(target, size, seed)]
         self.force(self.train_again & set(files))
-        if os.path.exists(
-            f"{PAGE}{wildcards.target}{SUFFIX}"
-        ):  # Snakemake misses no run that a page was made from
+        if os.path.exists(f"{PAGE}{wildcards.target}{SUFFIX}"):  # Snakemake misses no run that a page was made from
             self.force({path for path in files if not os.path.exists(path)})
         return files
+
+    def files_of(self, target: Target, size: str, seed: int) -> list[str]:
+        """What a run leaves for pages."""
+        folder = papers.run_dir(target.paper, target.variant, target.task, size, seed, self.config["results"])
+        names = LAPTOP_FILES if self._task(target).claims else PAGE_FILES
+        return [str(folder / name) for name in names]
 
     def page_of(self, wildcards: Any) -> str:
         """What a page is made from and opens on: another source or size makes it anew."""
         _, size = self.page(wildcards.target)
         own = self.config["source"] == "own" and not papers.is_overridden(size)
-        return f"--source {self.config['source']}" + (f" --asked {size}" if own else "")
+        source = "recorded" if self.config["source"] == "recorded" else "own"
+        return f"--source {source}" + (f" --asked {size}" if own else "")
+
+    def page_seen(self, wildcards: Any) -> str:
+        """What a page is made from that trains nothing: it is made anew when results change."""
+        if self.config["source"] != "results":
+            return ""
+        target, _ = self.page(wildcards.target)
+        return summaries.seen(self.config["results"], {(target.agent, target.task)})
 
     def page_results(self, wildcards: Any, input: Any) -> str:
         """The folder of results that a page is made from; where jobs have copies of their own, the copies."""
@@ -314,14 +322,15 @@ class Flow:
 
     def page_sources(self, wildcards: Any) -> list[str]:
         """What a page is made of beside one's own runs: the paper as data, its tables, recorded runs, the template."""
-        target, base = self.page(wildcards.target)[0], self.root.parent
+        target = self.page(wildcards.target)[0]
         paper = self.papers[target.paper]
-        code = [
-            path for path in (base / "reports").rglob("*") if path.suffix in (".py", ".j2", ".css", ".js")
-        ]
         reference = paper.folder.glob("reference_curves.csv")
-        files = [paper.file, *paper.tables(), *reference, *code, *self.recorded(target)]
+        files = [paper.file, *paper.tables(), *reference, *self.code_of_pages(), *self.recorded(target)]
         return [os.path.relpath(path) for path in sorted(files)]
+
+    def code_of_pages(self) -> list[Path]:
+        files = (self.root.parent / "reports").rglob("*")
+        return [path for path in files if path.suffix in (".py", ".j2", ".css", ".js")]
 
     def recorded(self, target: Target) -> list[Path]:
         folder = papers.recorded_dir(target.paper, target.variant, target.task, root=self.root)
@@ -334,14 +343,9 @@ class Flow:
 
     def index_sources(self, wildcards: Any) -> list[str]:
         """What the index is made of beside one's own runs."""
-        code = [
-            path
-            for path in (self.root.parent / "reports").rglob("*")
-            if path.suffix in (".py", ".j2", ".css", ".js")
-        ]
         papers = [path for paper in self.papers.values() for path in (paper.file, *paper.tables())]
         recorded = [path for target in self.targets.values() for path in self.recorded(target)]
-        return [os.path.relpath(path) for path in sorted({*code, *papers, *recorded})]
+        return [os.path.relpath(path) for path in sorted({*self.code_of_pages(), *papers, *recorded})]
 
     def index_seen(self, wildcards: Any) -> str:
         """Changes with one's own finished runs. They are no input: the index never asks for a training.
@@ -349,21 +353,14 @@ class Flow:
         Those of pages made at the same call are left out: the pages are its input.
         """
         asked = {(t.agent, t.task) for t in self.requested(asked_of_snakemake(sys.argv))}
-        digest = hashlib.sha256()
-        for path in sorted(Path(self.config["results"]).glob("*/*/*/seed*/*.json")):
-            if (
-                path.name in ("run.json", "evaluation.json", "measures.json")
-                and (path.parts[-5], path.parts[-4]) not in asked
-            ):
-                digest.update(f"{path} {path.stat().st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:12]
+        return summaries.seen(self.config["results"], without=asked)
 
     # --- before anything runs ---
 
     def check(self, wanted: list[Target]) -> None:
         """Everything about the pages wanted that can be known now."""
         for target in wanted:
-            if self.config["source"] == "own":
+            if self.config["source"] != "recorded":
                 self.resolved(target, self.size(target))
             elif not self.recorded(target):
                 known = [name for name, other in self.targets.items() if self.recorded(other)]
