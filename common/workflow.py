@@ -291,7 +291,9 @@ class Flow:
         seeds = range(1, self.seeds(target, size) + 1)
         files = [path for seed in seeds for path in self.files_of(target, size, seed)]
         self.force(self.train_again & set(files))
-        if os.path.exists(f"{PAGE}{wildcards.target}{SUFFIX}"):  # Snakemake misses no run that a page was made from
+        if os.path.exists(
+            f"{PAGE}{wildcards.target}{SUFFIX}"
+        ):  # Snakemake misses no run that a page was made from
             self.force({path for path in files if not os.path.exists(path)})
         return files
 

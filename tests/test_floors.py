@@ -17,7 +17,13 @@ FLOORS = (
     ("common.learning",),
     ("common.evaluation",),
     ("common.runs",),
-    ("common.workflow", "common.announce", "common.configuration", "common.interruptions", "common.summaries"),
+    (
+        "common.workflow",
+        "common.announce",
+        "common.configuration",
+        "common.interruptions",
+        "common.summaries",
+    ),
     ("reports",),
 )
 LONGEST = 450  # lines
