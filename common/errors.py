@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 
+from common.say import say_aside
+
 
 class UserError(Exception):
     """Something the user gave or did; command lines print it and exit 2."""
@@ -35,10 +37,10 @@ def run_main(fn: Callable[[], object]) -> object:
     try:
         return fn()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say_aside(f"error: {error}")
         sys.exit(2)
     except OSError as problem:
-        print(f"error: {disk_error(problem, 'a file could not be written')}", file=sys.stderr, flush=True)
+        say_aside(f"error: {disk_error(problem, 'a file could not be written')}")
         sys.exit(2)
 
 

@@ -26,6 +26,7 @@ from common.evaluation.statistics import (
     median_over_games_interval,
 )
 from common.evaluation.verdict import WORDS, Verdict, score_in_words, seeds_in_words, state
+from common.say import say
 from reports.render import environment, make_preview, write
 from reports.runs import Run, find_runs, finished_of
 from reports.section import own_settings, resolved_for, verdict_on
@@ -298,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     entries = render_index(args.results, args.out)
     with_results = sum(entry.size is not None for entry in entries)
-    print(f"{args.out}: {len(entries)} pages, {with_results} with results", flush=True)
+    say(f"{args.out}: {len(entries)} pages, {with_results} with results")
 
 
 if __name__ == "__main__":

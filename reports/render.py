@@ -25,6 +25,7 @@ from markupsafe import Markup
 from common import papers
 from common.errors import UserError, run_main
 from common.evaluation.verdict import state
+from common.say import say
 from reports import claims_page, game_page
 from reports.film_values import excerpt_of, shown_values, size
 from reports.runs import Run, find_runs, sizes_of_own_settings
@@ -232,7 +233,7 @@ def make_preview(page: Path, target: Target, results: Path, only: str | None = N
     try:
         text, _ = build(target, "own", results, only=only)
     except UserError as error:
-        print(f"{page}: not made: {error}", flush=True)
+        say(f"{page}: not made: {error}")
         return page.exists()
     write(page, text)
     os.utime(page, (PREVIEW, PREVIEW))
@@ -290,9 +291,8 @@ def render(
     write(out, text)
     for file, _ in [] if only else own_pages(target, results):
         make_preview(out.with_name(file), target, results, parse_page(file.removesuffix(".html"))[1])
-    print(
-        f"{out}: {head['verdict'].word.lower()} ({head['source']}, {head['size']}). {head['verdict'].sentence}",
-        flush=True,
+    say(
+        f"{out}: {head['verdict'].word.lower()} ({head['source']}, {head['size']}). {head['verdict'].sentence}"
     )
     return out
 

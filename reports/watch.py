@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError, run_main
+from common.say import say
 from reports.render import PREVIEW, build, newest_of_own, write
 from reports.target import Target, load_target
 
@@ -57,16 +58,16 @@ def watch(target: Target, results: Path, out: Path, every: int = EVERY, once: bo
             for line in lines_of(head) or [
                 "nothing is running" if once else "waiting for a training to start"
             ]:
-                print(f"{now} {target.name} {line}", flush=True)
+                say(f"{now} {target.name} {line}")
             if once or (seen and not running):
                 head = look(target, results, out, None, size)
-                print(f"{out}: {head['verdict'].sentence}", flush=True)
+                say(f"{out}: {head['verdict'].sentence}")
                 return
             seen = seen or running
         except UserError as error:
             if once:
                 raise
-            print(f"{error}; looking again in {every} s", flush=True)
+            say(f"{error}; looking again in {every} s")
         time.sleep(max(1.0, every - (time.monotonic() - began)))
 
 
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = args.out or Path("reports") / f"{target.name}.html"
     with contextlib.suppress(OSError):
         os.nice(19)
-    print(f"open {out} in a browser: it loads itself again every {args.every} s", flush=True)
+    say(f"open {out} in a browser: it loads itself again every {args.every} s")
     with contextlib.suppress(KeyboardInterrupt):
         watch(target, args.results, out, args.every, args.once)
 

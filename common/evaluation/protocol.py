@@ -25,6 +25,7 @@ from common.evaluation.filming import FPS, ActionValues, action_names, write_val
 from common.evaluation.playing import Episode, Policy, play_group, play_steps
 from common.files import write_json
 from common.learning.layers import make_deterministic
+from common.say import say
 
 GROUP = 10  # episodes played together
 THREADS = 1  # of PyTorch in the final evaluation, whatever the machine: another number can round differently
@@ -211,7 +212,7 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
     def check() -> None:
         if time.monotonic() - last_line[0] > 10:
             last_line[0] = time.monotonic()
-            print(f"evaluation: {len(scores) + len(extra)} of {total} episodes", flush=True)
+            say(f"evaluation: {len(scores) + len(extra)} of {total} episodes")
 
     for start in range(0, protocol.episodes, GROUP):
         scores += agent.play(min(GROUP, protocol.episodes - start), start, check=check)
@@ -240,10 +241,7 @@ def evaluate_run(folder: Path, device: str = "auto") -> dict:
         "best_video": None if best is None else {"episode": best, "score": scores[best].score}, "device": str(agent.device),
     }  # fmt: skip
     write_json(folder / "evaluation.json", evaluation)
-    print(
-        f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s",
-        flush=True,
-    )
+    say(f"evaluation: mean score {evaluation['score']:.2f} over {len(scores)} episodes in {seconds:.0f} s")
     return evaluation
 
 
@@ -291,10 +289,7 @@ def seed_score(kind: str, run: dict, played: list[Episode], folder: Path) -> tup
             f"{path} cannot be read ({problem}); start the training again, it writes the file anew"
         ) from None
     if not scores:  # a smoke run of a game with long episodes
-        print(
-            f"no training episode ended: the score is the mean of the {len(played)} games just played",
-            flush=True,
-        )
+        say(f"no training episode ended: the score is the mean of the {len(played)} games just played")
         return mean
     return float(np.mean(scores)), kind, len(scores)
 

@@ -31,6 +31,7 @@ import torch
 from common.errors import UserError
 from common.learning.batch import Batch
 from common.learning.replay_on_device import ReplayOnDevice
+from common.say import say
 
 
 class Replay:
@@ -268,7 +269,7 @@ class Replay:
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
         if self.frames.nbytes > 0.8 * free:
-            print(
+            say(
                 f"replay: {self.frames.nbytes / 1e9:.1f} GB of frames stay in main memory, the GPU has {free / 1e9:.1f} GB free"
             )
             return None

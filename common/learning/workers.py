@@ -202,7 +202,7 @@ def _serve(
     index: int, make, pipe: Connection, others: list[Connection], rest: torch.Tensor, parent: int
 ) -> None:
     """The life of a worker process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends these to all processes; the parent decides
     if PR_SET_PDEATHSIG is not None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError, run_main
+from common.say import say
 
 AGENT = re.compile(r"[a-z0-9_]+(-[a-z0-9_]+)?")
 NAME = re.compile(r"[a-z0-9_]+|frames-[0-9]+")
@@ -210,7 +211,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would go")
     arguments = parser.parse_args()
     report = clean(arguments.results, everything=arguments.all, dry_run=arguments.dry_run, workflow=Path())
-    print(report.text(arguments.dry_run))
+    say(report.text(arguments.dry_run))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from common.evaluation.video import cut
 from common.files import write_file, write_json
 from common.papers import NAME, REPLICATIONS, SIZE, as_text, is_overridden, recorded_dir
 from common.runs.description import given_settings
+from common.say import say
 
 LOGS = ("curve.csv", "episodes.csv", "timing.csv")
 MEASURES = ("measures.json", "points.csv")  # of a laptop task, which has no evaluation
@@ -427,11 +428,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.refilm:
         for folder in arguments.run_dirs:
-            print(f"filmed anew: {refilm(folder, arguments.device)}", flush=True)
+            say(f"filmed anew: {refilm(folder, arguments.device)}")
         return
     folder = record(arguments.run_dirs, allow_smoke=arguments.allow_smoke, device=arguments.device)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(
+    say(
         f"recorded {len(arguments.run_dirs)} runs in {folder} ({size / 1e6:.1f} MB); commit that folder to keep it"
     )
 

@@ -354,11 +354,11 @@ class Run:
         self.checkpoints.wait()
         name = signal.Signals(self._stop).name
         self.status("stopped", f"by {name}")
-        if self.tracker:
-            self.tracker.finish()
         saved = getattr(self, "_saved_at", None)
         what = "nothing was saved yet" if saved is None else f"saved at agent step {saved:,}"
         say(f"{name}: {what}; the same command goes on from there")
+        if self.tracker:  # last: it may take a while, and who sent the signal may not wait
+            self.tracker.finish()
         with contextlib.suppress(OSError):
             sys.stdout.flush()
         os._exit(STOPPED)

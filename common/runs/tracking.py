@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.say import say
+
 PROJECT = "deep-rl-replications"
 # The dashboard's sections; columns that a script adds go to `losses` or `charts` by their name.
 SECTIONS = {
@@ -77,7 +79,7 @@ def start(
             break
         except (Exception, SystemExit) as error:  # whatever it is, the run matters more
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            print(f"wandb: {attempt} failed ({reason}); training goes on", flush=True)
+            say(f"wandb: {attempt} failed ({reason}); training goes on")
             _quietly(_teardown)
     tracker = Tracker(run, CALL_SECONDS if attempt == "offline" else UPLOAD_SECONDS + CALL_SECONDS)
     for row in history or []:
@@ -176,11 +178,15 @@ class Tracker:
         import wandb
 
         files = {"video/median": run_dir / "episode.mp4", "video/best": run_dir / "best.mp4"}
-        return {
-            name: wandb.Video(str(p), format="mp4")
-            for name, p in files.items()
-            if p.is_file() and p.stat().st_size
-        }
+        found: dict[str, Any] = {}
+
+        def read() -> None:
+            for name, path in files.items():
+                if path.is_file() and path.stat().st_size:
+                    found[name] = wandb.Video(str(path), format="mp4")
+
+        self._attempt(read, CALL_SECONDS)
+        return found
 
     def finish(self) -> None:
         """Closes the mirror; waits at most a minute for an upload."""
@@ -193,9 +199,7 @@ class Tracker:
 
     def _attempt(self, call: Callable[[], object], seconds: float) -> None:
         if self._run is not None and (error := _quietly(call, seconds)):
-            print(
-                f"wandb: {type(error).__name__}: {error}; the mirror ends here, training goes on", flush=True
-            )
+            say(f"wandb: {type(error).__name__}: {error}; the mirror ends here, training goes on")
             self._run = None
             _kill_service()
             _quietly(_teardown)
@@ -215,7 +219,7 @@ def final(run_dir: Path) -> None:
         row = {"frames": run["progress"]["frames"], "evaluation/final_score": evaluation["score"]}
         row["evaluation/final_episodes"] = len(evaluation["episodes"])
     except (OSError, ValueError, KeyError, TypeError) as problem:
-        print(f"wandb: the evaluation is not mirrored ({type(problem).__name__}: {problem})", flush=True)
+        say(f"wandb: the evaluation is not mirrored ({type(problem).__name__}: {problem})")
         return
     tracker = start(run_dir, **who, history=history)
     tracker.send(row | tracker.videos(run_dir))

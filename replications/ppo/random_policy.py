@@ -20,6 +20,7 @@ from common import papers
 from common.environments.make import make_envs
 from common.environments.vector import ReplayableEnvs
 from common.errors import run_main
+from common.say import say
 from replications.ppo.rollout import evaluated
 from replications.ppo.train import Config, make_network
 
@@ -87,7 +88,7 @@ def main() -> None:
         if task.kind == "gym" and task.in_paper:
             config = Config(**papers.resolve(paper, None, name, "paper").settings)
             rows += measure(task, config)
-            print(*(f"{row['metric']} {row['value']}" for row in rows[-2:]), name, flush=True)
+            say(" ".join([*(f"{row['metric']} {row['value']}" for row in rows[-2:]), name]))
     with FILE.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

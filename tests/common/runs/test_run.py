@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import dataclasses
 import fcntl
 import json
+import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -127,7 +132,7 @@ def test_killed_fifty_times(tmp_path, unbroken):
     kill_and_resume(tmp_path, unbroken, kills=50, seed=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_saves_and_leaves(tmp_path, unbroken, number):
     arguments, log = command("dqn", "breakout", tmp_path), tmp_path / "log"
     process = start(arguments, log)
@@ -493,6 +498,68 @@ def test_a_terminal_that_is_gone_stops_nothing(tmp_path, unbroken):
     process.stdout.close()
     assert process.wait(120) == 0
     assert_same(tmp_path / "dqn" / "breakout" / "smoke" / "seed1", unbroken)
+
+
+@pytest.mark.slow
+def test_tee_and_the_mirror_die_in_mid_training(tmp_path):
+    """A scheduler's SIGTERM to every process saves and is logged; with tee and wandb killed outright, a run saves all the same."""
+    to_log = re.search(r'TO_LOG = "(.*)"', (provenance.ROOT / "Snakefile").read_text())[1]
+    log, settings = tmp_path / "log", {"training_steps": 1_000_000, "replay_start": 100}
+    shell = shlex.join(command("dqn", "cartpole", tmp_path, settings)) + to_log.replace("{log:q}", str(log))
+    shell = f"set -euo pipefail; trap : HUP TERM; {shell}"
+
+    def begin() -> tuple[subprocess.Popen, dict[str, psutil.Process], Path]:
+        process = subprocess.Popen(
+            ["bash", "-c", shell], cwd=provenance.ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
+            env=environment() | {"WANDB_MODE": "offline"},
+        )  # fmt: skip
+        of = lambda: {p.name()[:5]: p for p in psutil.Process(process.pid).children(recursive=True)}  # noqa: E731
+        assert wait_for(lambda: "wandb" in of() and list(tmp_path.glob("**/live/episodes.csv")), 120)
+        live = next(tmp_path.glob("**/live/episodes.csv"))
+        grows(live)
+        return process, of(), live
+
+    def grows(live: Path) -> None:
+        before = len(rows(live))
+        assert wait_for(lambda: len(rows(live)) > before + 3, 120)
+
+    def saved(live: Path) -> int:
+        newest = Checkpoints(live.parent.parent, "").all()[0]
+        assert (newest / "log-episodes.csv").read_bytes() == live.read_bytes()
+        assert json.loads((newest / "manifest.json").read_text())["agent_step"] == int(newest.name[5:])
+        return int(newest.name[5:])
+
+    process, _, live = begin()
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(60) == runs.STOPPED
+    first = saved(live)
+    assert f"SIGTERM: saved at agent step {first:,}" in log.read_text()
+
+    process, others, live = begin()
+    assert f"resumed at agent step {first:,}" in log.read_text()
+    for name in ("tee", "wandb"):
+        others[name].kill()
+    grows(live)
+    others["pytho"].send_signal(signal.SIGTERM)
+    assert process.wait(60) == runs.STOPPED
+    assert saved(live) > first
+
+
+def test_nothing_prints_unguarded():
+    """A print to a pipe that is gone raises, and would end a run: all goes through `common.say`."""
+    files = [
+        f
+        for folder in ("common", "reports", "replications")
+        for f in (provenance.ROOT / folder).rglob("*.py")
+    ]
+    calls = [
+        f"{file.relative_to(provenance.ROOT)}:{node.lineno}"
+        for file in files
+        if file.name != "say.py"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not calls
 
 
 def test_several_environments_write_more_between_checkpoints(tmp_path):
