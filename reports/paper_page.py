@@ -17,6 +17,7 @@ from common.evaluation import aggregates
 from common.evaluation.statistics import as_printed, format_number, format_percent, seed_interval
 from common.evaluation.verdict import MIN_SEEDS, WORDS, Verdict, state
 from common.papers.printed import PaperClaim
+from common.say import say
 from reports.charts import draw
 from reports.curves import Chart, Line, series_of
 from reports.render import environment, write
@@ -304,7 +305,7 @@ def render_paper(name: str, results: Path, out: Path | None = None) -> Path:
     out = out or Path("reports") / f"{name}.html"
     write(out, environment().get_template("paper_page.html.j2").render(**context, words=WORDS))
     counts = ", ".join(f"{claim.name} {decision.word.lower()}" for claim, decision in context["claims"])
-    print(f"{out}: {context['n_runs']} runs of the paper's length. {counts}", flush=True)
+    say(f"{out}: {context['n_runs']} runs of the paper's length. {counts}")
     return out
 
 

@@ -20,6 +20,7 @@ from common.evaluation.aggregates import REPETITIONS, interval
 from common.evaluation.statistics import DASH, MINUS, as_printed, decimals_for, format_number, seed_interval
 from common.evaluation.verdict import WORDS
 from common.papers.printed import Comparison, Table
+from common.say import say
 from reports.render import environment, write
 from reports.whole import Cell, Decision, by_interval, cell_of, codes_of, missing_of, overall, target_of
 
@@ -302,7 +303,7 @@ def render_table(name: str, results: Path, out: Path | None = None) -> Path:
     out = out or Path("reports") / f"{name}.html"
     write(out, environment().get_template("table_page.html.j2").render(**context, words=WORDS))
     said = [f"{claim.statement}: {decision.word.lower()}" for claim, decision in context["claims"]]
-    print(f"{out}: {context['runs']} of {context['wanted']} runs. {'; '.join(said)}", flush=True)
+    say(f"{out}: {context['runs']} of {context['wanted']} runs. {'; '.join(said)}")
     return out
 
 

@@ -14,6 +14,7 @@ from common import papers
 from common.errors import UserError, run_main, suggestion
 from common.evaluation.statistics import as_printed, format_number, format_percent, seed_interval
 from common.evaluation.verdict import WORDS
+from common.say import say
 from reports.charts import PALETTE
 from reports.curves import Chart, Line, Series, mean_of, series_of
 from reports.index import Entry, all_targets, entry_of
@@ -120,7 +121,7 @@ def render_task(task: str, results: Path, out: Path | None = None) -> Path:
     context = context_of(task, results)
     out = out or Path("reports") / f"{task}.html"
     write(out, environment().get_template("task_page.html.j2").render(**context, words=WORDS))
-    print(f"{out}: {len(context['rows'])} agents with runs", flush=True)
+    say(f"{out}: {len(context['rows'])} agents with runs")
     return out
 
 

@@ -61,21 +61,19 @@ def train(paper: str, task: str, results: Path, overrides: dict | None = None, *
 
 
 def command(paper: str, task: str, results: Path, overrides: dict | None = None, *more: str) -> list[str]:
+    """The command line of what `train` does in this process. Its folder, which names the settings, leads to `train`'s."""
     flags = [
         f"--{k.replace('_', '-')}={v}" for k, v in (overrides if overrides is not None else TINY).items()
     ]
-    base = [
-        sys.executable,
-        "-m",
-        f"replications.{paper}.train",
-        "--task",
-        task,
-        "--budget",
-        "smoke",
-        "--threads",
-        "1",
-    ]
-    return [*base, "--results", str(results), *flags, *more]
+    which = ["--task", task, "--budget", "smoke", *flags, *more]
+    script = importlib.import_module(f"replications.{paper}.train")
+    _, resolved = command_line.parse(paper, script.Config, which)
+    agent = "-".join(filter(None, [paper, resolved.variant.name]))
+    plain, named = (results / agent / task / size for size in ("smoke", resolved.budget))
+    plain.mkdir(parents=True, exist_ok=True)
+    if not named.exists():
+        named.symlink_to(plain.name)
+    return [sys.executable, "-m", script.__name__, *which, "--threads", "1", "--results", str(results)]
 
 
 def environment() -> dict[str, str]:

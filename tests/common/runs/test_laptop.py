@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from common import papers
 from common.errors import UserError
 from common.papers import check_defaults, load_paper, resolve
 from common.runs import laptop, provenance, record
@@ -20,6 +21,7 @@ def run(monkeypatch, results, *words, experiment=overestimation.experiment):
     """The script in this process; returns the run's folder."""
     arguments = ["--seed=1", "--budget=smoke", f"--results={results}", *LITTLE, *words]
     monkeypatch.setattr(sys, "argv", ["overestimation", *arguments])
+    monkeypatch.setattr(papers, "overridden_size", lambda budget, _: budget)  # one folder for any settings
     laptop.main("double_dqn", "overestimation", overestimation.Config, experiment)
     seed = next(word.split("=")[1] for word in reversed(arguments) if word.startswith("--seed"))
     return results / "double_dqn" / "overestimation" / "smoke" / f"seed{seed}"

@@ -211,6 +211,7 @@ def start(monkeypatch, results, *words):
     monkeypatch.setattr(
         sys, "argv", ["speedup", "--seed=1", "--budget=smoke", f"--results={results}", *words]
     )
+    monkeypatch.setattr(papers, "overridden_size", lambda budget, _: budget)  # one folder for any settings
     laptop.main("a3c", "speedup", Config, speedup.experiment, keeps=True)
     return results / "a3c" / "speedup" / "smoke" / "seed1"
 
