@@ -81,16 +81,16 @@ rule train:
         + TO_LOG
 
 
-# A laptop task has a script of its own, no weights and no evaluation. It takes minutes: one that was stopped starts over.
-rule laptop:
+# A task with claims has a script of its own, no weights and no evaluation. It takes minutes: one that was stopped starts over.
+rule claims:
     output:
         run=f"{RUN}/run.json",
         measures=f"{RUN}/measures.json",
         points=f"{RUN}/points.csv",
     log:
-        "logs/{agent}/{task}/{size}/seed{seed}/laptop.log",
+        "logs/{agent}/{task}/{size}/seed{seed}/claims.log",
     wildcard_constraints:
-        task=flow.laptop,
+        task=flow.claims,
     conda:
         "envs/train.yaml"
     threads: flow.threads
@@ -98,7 +98,7 @@ rule laptop:
         mem_mb=4000,
         runtime="4h",
         before=flow.before_training,
-        flags=flow.laptop_flags,
+        flags=flow.claims_flags,
     params:
         settings=flow.settings,  # runs again when they change
         trainer=flow.trainer,

@@ -39,7 +39,7 @@ class Summaries:
     @cached_property
     def tasks(self) -> list[str]:
         """Those that agents are trained on."""
-        return self.flow._tasks(laptop=False)
+        return self.flow._tasks(claims=False)
 
     @cached_property
     def names(self) -> set[str]:
@@ -142,8 +142,8 @@ ATARI5 = {"battle_zone", "double_dunk", "name_this_game", "phoenix", "qbert"}  #
 
 
 def in_suite(flow: Any, name: str, target: Target) -> bool:
-    """atari49: the games of DQN (2015); mujoco7: the tasks of PPO (2017), Table 1; all_laptop: all tasks with claims."""
-    if name == "all_laptop":
+    """atari49: the games of DQN (2015); mujoco7: the tasks of PPO (2017), Table 1; all_claims: all tasks with claims."""
+    if name == "all_claims":
         return bool(flow._task(target).claims)
     if name == "atari5":
         return target.task in ATARI5

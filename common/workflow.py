@@ -25,7 +25,7 @@ from common.runs.devices import detect_device, own_device
 from common.say import say_aside
 
 INDEX = f"{PAGE}index{SUFFIX}"
-LAPTOP_FILES = ("run.json", "measures.json", "points.csv")
+CLAIMS_FILES = ("run.json", "measures.json", "points.csv")
 PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation.json", "episode.mp4")
 SIZES = papers.SIZE.pattern
 THREADS = 4  # of a training that has no workers
@@ -52,10 +52,10 @@ class Flow:
         self.summaries = summaries.Summaries(self)
         if not self.broken:
             self.config["targets"] = summaries.targets_meant(self)
-        both = set(self.laptop_tasks) & set(self._tasks(laptop=False))
+        both = set(self.claims_tasks) & set(self._tasks(claims=False))
         if both:
             raise UserError(
-                f"the task name {sorted(both)[0]!r} stands for a training and for a laptop task (one with claims); rename one"
+                f"the task name {sorted(both)[0]!r} stands for a training and for a task with claims; rename one"
             )
 
     # --- names ---
@@ -69,25 +69,25 @@ class Flow:
     def tasks(self) -> list[str]:
         return sorted({target.task for target in self.targets.values()})
 
-    def _tasks(self, laptop: bool) -> list[str]:
+    def _tasks(self, claims: bool) -> list[str]:
         return sorted(
-            {target.task for target in self.targets.values() if bool(self._task(target).claims) == laptop}
+            {target.task for target in self.targets.values() if bool(self._task(target).claims) == claims}
         )
 
     @property
-    def laptop_tasks(self) -> list[str]:
+    def claims_tasks(self) -> list[str]:
         """Those with a script and claims of their own: nothing is trained for an evaluation."""
-        return self._tasks(laptop=True)
+        return self._tasks(claims=True)
 
     @property
     def trained(self) -> str:
         """A pattern for the names of all other tasks."""
-        return "|".join(self._tasks(laptop=False))
+        return "|".join(self._tasks(claims=False))
 
     @property
-    def laptop(self) -> str:
-        """A pattern for the names of laptop tasks; where there is none, one that fits nothing."""
-        return "|".join(self.laptop_tasks) or "(?!)"
+    def claims(self) -> str:
+        """A pattern for the names of tasks with claims; where there is none, one that fits nothing."""
+        return "|".join(self.claims_tasks) or "(?!)"
 
     def _task(self, target: Target) -> papers.Task:
         return papers.find_task(self.papers[target.paper], target.variant, target.task)[1]
@@ -141,7 +141,7 @@ class Flow:
         return detect_device() if self.config["device"] == "auto" else self.config["device"]
 
     def device_of(self, target: Target) -> str:
-        """What its training runs on: a script with a device of its own on that, a laptop task on the CPU."""
+        """What its training runs on: a script with a device of its own on that, a task with claims on the CPU."""
         task = self._task(target)
         own = own_device(self.papers[target.paper].folder / f"{task.script}.py")
         return own or ("cpu" if task.claims else self.device)
@@ -243,8 +243,8 @@ class Flow:
         """As configured, `auto` included, but never a GPU for what runs on the CPU only."""
         return self.config["device"] if self.device_of(target) == self.device else self.device_of(target)
 
-    def laptop_flags(self, wildcards: Any, attempt: int) -> str:
-        """A laptop task needs no GPU, and starts over by itself."""
+    def claims_flags(self, wildcards: Any, attempt: int) -> str:
+        """A task with claims needs no GPU, and starts over by itself."""
         return "--fresh" if self.config["fresh"] and attempt == 1 else self._changed.strip()
 
     @property
@@ -300,7 +300,7 @@ class Flow:
     def files_of(self, target: Target, size: str, seed: int) -> list[str]:
         """What a run leaves for pages."""
         folder = papers.run_dir(target.paper, target.variant, target.task, size, seed, self.config["results"])
-        names = LAPTOP_FILES if self._task(target).claims else PAGE_FILES
+        names = CLAIMS_FILES if self._task(target).claims else PAGE_FILES
         return [str(folder / name) for name in names]
 
     def page_of(self, wildcards: Any) -> str:

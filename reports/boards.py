@@ -1,4 +1,4 @@
-"""A page's games on a board: read from `board.json`, which a laptop task's run may leave, and shown by boards.js.
+"""A page's games on a board: read from `board.json`, which the run of a task with claims may leave, and shown by boards.js.
 
 The tournament of a run's players stands there too.
 """

@@ -208,7 +208,7 @@ def has_page(entry: Entry, results: Path, out: Path) -> bool:
 
 
 def row_order(name: str, kinds: dict[str, str]) -> tuple:
-    return {"atari": 0, "gym": 1, "laptop": 2}.get(kinds[name], 3), name
+    return {"atari": 0, "gym": 1, "claims": 2}.get(kinds[name], 3), name
 
 
 def matrix(entries: Sequence[Entry], has_page: dict[str, bool]) -> tuple[list[dict], list[dict]]:

@@ -288,7 +288,7 @@ def context_of(paper: papers.Paper, variant: str, results: Path) -> dict:
     return {
         "paper": paper, "citation": paper.citation, "variant": paper.variants[variant] if variant else None, "agent": agent,
         "claims": decisions, "key": key, "rows": rows, "n_runs": len(runs), "n_tasks": sum(r["has"] for r in rows),
-        "laptop": [{"title": c.target.task.title, "page": c.page, "verdict": verdict_of(c), "seeds": len(c.runs), "other": c.other} for c in with_claims],
+        "tasks_with_claims": [{"title": c.target.task.title, "page": c.page, "verdict": verdict_of(c), "seeds": len(c.runs), "other": c.other} for c in with_claims],
         "tables": [] if variant else [{"page": f"{paper.name}_{t.name}.html", "title": t.title, "source": t.source} for t in paper.printed_tables],
         "variants": [] if variant else [(papers.agent_name(paper.name, v.name), v.title) for v in paper.variants.values() if v.name],
         "summary": summary_of(scored), "outcomes": outcomes_of(paper, variant, cells), "charts": small_charts(scored),

@@ -1,4 +1,4 @@
-"""A laptop task through the whole workflow: run, judged, rendered, recorded, and rendered from what is recorded."""
+"""A task with claims through the whole workflow: run, judged, rendered, recorded, and rendered from what is recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_from_nothing_to_a_recorded_page(tmp_path):
     assert snakemake(root, *order, log=log).wait(240) == 0, log.read_text()
     printed = log.read_text()
     assert re.search(r"double_dqn_overestimation: size smoke \(2 seeds, on \w+\)", printed)
-    assert len(re.findall(r"rule laptop:", printed)) == 2
+    assert len(re.findall(r"rule claims:", printed)) == 2
     assert "rule train:" not in printed
     assert "rule evaluate:" not in printed
     runs = sorted((root / "results/double_dqn/overestimation/smoke").iterdir())
@@ -50,4 +50,4 @@ def test_from_nothing_to_a_recorded_page(tmp_path):
     text = (root / PAGE).read_text()
     assert 'data-source="recorded" data-size="smoke"' in text
     assert "measures came out exactly as recorded" in text
-    assert "rule laptop:" not in recorded.read_text()
+    assert "rule claims:" not in recorded.read_text()

@@ -47,7 +47,7 @@ def test_results_are_the_recorded_ones(name):
     folder, words = recorded()[name], ROWS[name]
     assert SEEDS[len(list(folder.glob("seed*")))] in words
     target = load_target(name)
-    if target.task.kind == "laptop":
+    if target.task.kind == "claims":
         verdict, judged = judge(target, find_runs(target, ROOT / "no-results")[0][0][2])
         held = sum(claim.key == "holds" for claim in judged)
         assert f"{held} of {len(judged)} claims hold" in words

@@ -75,8 +75,8 @@ def test_patterns_and_suites():
     assert {name.removeprefix("ppo_") for name in asked(targets="ppo_pong", suite="mujoco7")} == {
         "half_cheetah", "hopper", "inverted_double_pendulum", "inverted_pendulum", "reacher", "swimmer", "walker2d",
     }  # fmt: skip
-    laptop = asked(targets="prioritized_dqn_pong double_dqn_pong", suite="all_laptop")
-    assert laptop == ["double_dqn_overestimation", "prioritized_dqn_blind_cliffwalk"]
+    claims = asked(targets="prioritized_dqn_pong double_dqn_pong", suite="all_claims")
+    assert claims == ["double_dqn_overestimation", "prioritized_dqn_blind_cliffwalk"]
 
 
 @pytest.mark.parametrize(

@@ -649,7 +649,7 @@ def test_sizes_and_seeds_by_device(toy, monkeypatch):
     assert [changed.train_flags(PONG, attempt) for attempt in (1, 2)] == [
         "--device auto --resume-changed"
     ] * 2
-    assert changed.laptop_flags(PONG, 1) == "--resume-changed"
+    assert changed.claims_flags(PONG, 1) == "--resume-changed"
     assert sizes(budget="paper", frames=400, seeds=3)[0]["toy_pong"] == (
         "frames-400",
         3,

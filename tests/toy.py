@@ -76,7 +76,7 @@ tasks:
     budgets:
       smoke: {settings: {training_steps: 20}, reasons: {"*": short}, evaluation: {episodes: 3}, expect: a blink}
   - names: [ring]
-    kind: laptop
+    kind: claims
     script: ring
     title: Ring
     protocol: full

@@ -251,7 +251,7 @@ def score_in_words(ours: Estimate) -> str:
     return format_score(ours.mean, ours.high - ours.mean if ours.high is not None else None)
 
 
-# --- claims of a laptop task ---
+# --- a task with claims ---
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def open_claim(name: str, seeds: int) -> Judged:
 
 
 def decide_claims(claims: Sequence[Judged], full: bool, whose: str = "the paper") -> Verdict:
-    """The verdict on a laptop task. `full`: the runs have the paper's own size; `whose`: "the task" where it is not in the paper.
+    """The verdict on a task with claims. `full`: the runs have the paper's own size; `whose`: "the task" where it is not in the paper.
 
     At 3 seeds or more and the paper's size: replicated if every claim holds, not_replicated if one fails, else undecided.
     """

@@ -62,7 +62,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a laptop task checks: at_least <= measure <= at_most, over seeds. `factor`: the measure is a ratio, whose mean
+    """What a task with claims checks: at_least <= measure <= at_most, over seeds. `factor`: the measure is a ratio, whose mean
     and interval are taken of its logarithm.
     """
 
@@ -85,7 +85,7 @@ NO_PROTOCOL = Protocol(
 @dataclass(frozen=True)
 class Task:
     name: str
-    kind: str  # atari | gym | laptop
+    kind: str  # atari | gym | claims
     title: str
     protocol: Protocol
     game: str | None = None

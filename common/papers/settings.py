@@ -278,10 +278,10 @@ def _shorter(task: Task, wide: Budget) -> dict[str, int | None]:
 
 
 def resolve_budget(budget: str, task: Task, device: str) -> str:
-    """What `auto` means on "cpu" or "cuda": laptop tasks at `paper`; others at `hour`, with CUDA at `paper`."""
+    """What `auto` means on "cpu" or "cuda": tasks with claims at `paper`; others at `hour`, with CUDA at `paper`."""
     if budget != "auto":
         return budget
-    return "paper" if task.kind == "laptop" or device == "cuda" else "hour"
+    return "paper" if task.kind == "claims" or device == "cuda" else "hour"
 
 
 def default_seeds(task: Task, budget: str) -> int:

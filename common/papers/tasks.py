@@ -12,10 +12,10 @@ from common.papers.constants import constants_by_kind
 from common.papers.model import NO_PROTOCOL, Claim, Protocol, Row, Task
 from common.papers.tables import find_row
 
-DEFAULT_SEEDS = {"atari": 1, "gym": 5, "laptop": 10}
+DEFAULT_SEEDS = {"atari": 1, "gym": 5, "claims": 10}
 NEEDED = {
     "names": "task names",
-    "kind": "atari, gym or laptop",
+    "kind": "atari, gym or claims",
     "title": "'{name}' stands for the task's name in words",
     "protocol": "a name in `protocols`",
     "published": "file and metric of the printed score, or 'none'",
@@ -87,8 +87,8 @@ def _task(
             {NO_PROTOCOL.name: NO_PROTOCOL, **protocols},
         )
     for key, needed in (
-        ("game", "atari"), ("env_id", "gym"), ("script", "laptop"), ("claims", "laptop"), ("constants", "laptop"),
-        ("figures", "laptop"),
+        ("game", "atari"), ("env_id", "gym"), ("script", "claims"), ("claims", "claims"), ("constants", "claims"),
+        ("figures", "claims"),
     ):  # fmt: skip
         if key in entry and kind != needed:
             raise UserError(

@@ -28,7 +28,7 @@ AGENT = re.compile(r"[a-z0-9_]+(-[a-z0-9_]+)?")
 NAME = re.compile(r"[a-z0-9_]+|frames-[0-9]+")
 SEED = re.compile(r"seed[0-9]+")
 FINISHED = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "model.safetensors", "evaluation.json")
-LAPTOP = ("run.json", "measures.json", "points.csv")  # a finished laptop task
+CLAIMS = ("run.json", "measures.json", "points.csv")  # a finished task with claims
 CHECKPOINTS, ASIDE, HALF, WANDB, LOGS, RESULTS = (
     "checkpoints of finished runs",
     "checkpoints put aside",
@@ -90,7 +90,7 @@ def clean(
 
 def _clean_run(run: Path, report: Report, dry_run: bool) -> None:
     work = run / "checkpoint"
-    finished = any(all((run / name).is_file() for name in names) for names in (FINISHED, LAPTOP))
+    finished = any(all((run / name).is_file() for name in names) for names in (FINISHED, CLAIMS))
     if not _real_folder(work):
         if work.is_symlink():
             report.kept.append(f"a link, left alone: {work}")

@@ -1,4 +1,4 @@
-"""A laptop task: a small exact claim of a paper, checked by a script of its own that trains no agent on a game.
+"""A task with claims: a small exact claim of a paper, checked by a script of its own that trains no agent on a game.
 
 A script has a `Config`, a function `experiment(config, seed) -> Findings`, and calls `main`. Its claims stand in paper.yaml as
 inequalities on the measures. A run is minutes long, so one that was stopped starts over; what it leaves is written by rename,
@@ -73,7 +73,7 @@ def check_claims(task: papers.Task, measures: dict[str, float], undecided: Colle
 
 
 class ClaimsRun:
-    """What one run of a laptop task is, for run.json."""
+    """What one run of a task with claims is, for run.json."""
 
     def __init__(
         self, resolved: papers.Resolved, seed: int, threads: int, command: str, files: Sequence[str] = ()
@@ -117,7 +117,7 @@ def main(
                 f"the task {resolved.task.name!r} is not of this script; its own is {', '.join(tasks)}"
             )
         if known.device != "cpu":
-            raise UserError(f"--device {known.device}: a laptop task runs on the CPU; leave it out")
+            raise UserError(f"--device {known.device}: a task with claims runs on the CPU; leave it out")
         command = " ".join([f"python -m replications.{paper}.{script}", *sys.argv[1:]])
         threads = command_line.prepare(known.seed, known.threads or 1)
         run = ClaimsRun(resolved, known.seed, threads, command, files)

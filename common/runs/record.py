@@ -43,8 +43,8 @@ from common.runs.description import given_settings
 from common.say import say
 
 LOGS = ("curve.csv", "episodes.csv", "timing.csv")
-MEASURES = ("measures.json", "points.csv")  # of a laptop task, which has no evaluation
-LEFT = ("model.safetensors", "board.json")  # what some laptop tasks leave besides; kept for one seed
+MEASURES = ("measures.json", "points.csv")  # of a task with claims, which has no evaluation
+LEFT = ("model.safetensors", "board.json")  # what some tasks with claims leave besides; kept for one seed
 VIDEOS, VIDEO_SECONDS = ("episode.mp4", "best.mp4"), 45
 EPISODES_BYTES = 200_000  # a longer episodes.csv is thinned,
 WHOLE_ROWS = 1000  # but for its last rows: scores over the last training episodes stay exact
@@ -59,7 +59,7 @@ FIX = "record runs that differ in nothing but the seed, or train the odd one aga
 
 @dataclass(frozen=True)
 class Finished:
-    """One finished run, read whole. A laptop task's has no `evaluation`; its `logs` are MEASURES, and LEFT where it has them."""
+    """One finished run, read whole. That of a task with claims has no `evaluation`; its `logs` are MEASURES, and LEFT where it has them."""
 
     folder: Path
     run: dict
@@ -244,15 +244,15 @@ def thin(content: bytes) -> tuple[bytes, str | None]:
 
 
 def read_finished(folder: Path) -> Finished:
-    """A finished run. UserError that names the file for one that is missing, torn or does not fit the others."""
+    """A finished run. UserError that names the file for one that is missing, damaged or does not fit the others."""
     if not folder.is_dir():
         raise UserError(
             f"{folder}: there is no such folder; name finished runs, e.g. results/dqn/pong/hour/seed1"
         )
     contents = {}
-    laptop = any((folder / name).exists() for name in MEASURES)
+    claims = any((folder / name).exists() for name in MEASURES)
     needed = (
-        (*MEASURES, "run.json") if laptop else (*LOGS, "model.safetensors", "run.json", "evaluation.json")
+        (*MEASURES, "run.json") if claims else (*LOGS, "model.safetensors", "run.json", "evaluation.json")
     )
     for name in needed:
         path = folder / name
@@ -267,7 +267,7 @@ def read_finished(folder: Path) -> Finished:
             raise UserError(f"{path} is missing, so the run is not finished; {fix}") from None
         except OSError as problem:
             raise UserError(f"{path} cannot be read ({problem.strerror})") from None
-    if laptop:
+    if claims:
         run = _json(
             folder / "run.json",
             contents["run.json"],

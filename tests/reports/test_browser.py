@@ -328,7 +328,7 @@ STATES = {
 
 @pytest.fixture(scope="module")
 def states(tmp_path_factory) -> Path:
-    """One page for each verdict and each state, and a laptop task's, without any training."""
+    """One page for each verdict and each state, and that of a task with claims, without any training."""
     root = tmp_path_factory.mktemp("states")
     before = Path.cwd()
     os.chdir(root)
@@ -352,7 +352,7 @@ def states(tmp_path_factory) -> Path:
                 state = "failed" if key == "failed" else "training"
                 write_progress(here, state=state, curve="\n".join(curve_rows(20_000, 0.0)) + "\n")
             write(root / f"{key}.html", build(target_of(here, task), "own", here / "results")[0])
-        write(root / "laptop.html", build(load_target("double_dqn_overestimation"), "own", root / "none")[0])
+        write(root / "claims.html", build(load_target("double_dqn_overestimation"), "own", root / "none")[0])
     finally:
         os.chdir(before)
     return root
@@ -369,7 +369,7 @@ def test_every_verdict_and_state_has_a_page_that_is_whole(browser, states):
     )
     page.on("pageerror", lambda error: said.append(str(error)))
     found = {}
-    for key in (*STATES, "laptop"):
+    for key in (*STATES, "claims"):
         page.emulate_media(color_scheme="light")
         page.goto(f"file://{states}/{key}.html")
         page.evaluate(AXE.read_text(encoding="utf-8"))
@@ -392,7 +392,7 @@ def test_every_verdict_and_state_has_a_page_that_is_whole(browser, states):
     context.close()
     whole = {"fits": True, "drawn": True, "problems": [], "said": []}
     expected = {key: {"verdict": key, "badge": WORDS[key][0], **whole} for key in STATES}
-    expected["laptop"] = expected["replicated"]
+    expected["claims"] = expected["replicated"]
     assert {key: page for key, page in found.items() if page != expected[key]} == {}
 
 

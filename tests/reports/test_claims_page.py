@@ -1,4 +1,4 @@
-"""The page of a laptop task, from run folders made by hand."""
+"""The page of a task with claims, from run folders made by hand."""
 
 import json
 import re

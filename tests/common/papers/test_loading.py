@@ -165,7 +165,7 @@ def test_check_defaults_sees_a_changed_default_and_a_field_that_no_constant_name
             "reasons: {training_steps: a, x: b}",
             "reasons.x explains no setting",
         ),
-        ("    script: ring\n", "", "kind laptop needs the key 'script'"),
+        ("    script: ring\n", "", "kind claims needs the key 'script'"),
         ("    env_id: CartPole-v1\n", "", "kind gym needs the key 'env_id'"),
         (
             "    tasks:\n      - names: [pong]",
@@ -190,7 +190,7 @@ def test_check_defaults_sees_a_changed_default_and_a_field_that_no_constant_name
         ),
         ("paper: 0.0025, unit", "paper: {atari: 0.0025, gin: 1}, unit", "constants.2..*'gin'.*atari, gym"),
         ("script: ring", "script: rings", "rings.py: the file is missing"),
-        ("kind: gym", "kind: gin", "'gin' is not allowed; there are: atari, gym, laptop"),
+        ("kind: gym", "kind: gin", "'gin' is not allowed; there are: atari, gym, claims"),
         ("episodes: 30", "episodes: 0", "protocols.full.episodes: 0 is too small; at least 1"),
         ("expect: days", "expects: days", "unknown key 'expects' .did you mean 'expect'"),
         ("  paper: {settings: {}, expect: days}", "", "budgets: key 'paper' is missing"),

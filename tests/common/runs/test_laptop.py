@@ -1,4 +1,4 @@
-"""A laptop task from its command line to its recorded copy: files, bytes, lock, bad input, claims in paper.yaml."""
+"""A task with claims from its command line to its recorded copy: files, bytes, lock, bad input, claims in paper.yaml."""
 
 import json
 import sys
@@ -239,7 +239,7 @@ def test_a_task_with_claims_needs_no_protocol_and_no_score(toy):
         ("source: Figure 1}]", "source: F}, {name: a, statement: s, measure: m, at_most: 1, source: F}]", "given twice"),
         ("field: states, paper: 8", "field: stats, paper: 8", "field 'stats' is not in Config of"),
         ("kind: gym\n", "kind: gym\n    claims: [{name: a, statement: s, measure: m, at_most: 1, source: F}]\n",
-         "'claims' belongs to kind laptop, not gym"),
+         "'claims' belongs to kind claims, not gym"),
     ],
 )  # fmt: skip
 def test_bad_claims(toy, old, new, message):
@@ -248,7 +248,7 @@ def test_bad_claims(toy, old, new, message):
         load_paper("toy", toy)
 
 
-def test_defaults_of_a_laptop_script_are_checked(toy):
+def test_defaults_of_a_script_of_its_own_are_checked(toy):
     assert check_defaults(load_paper("toy", toy)) == []
     edit(toy, "field: states, paper: 8, unit", "field: states, paper: 9, unit")
     assert check_defaults(load_paper("toy", toy)) == ["ring: Config.states is 8, paper.yaml says 9"]
