@@ -12,7 +12,12 @@ import yaml
 ROOT = Path(__file__).parents[1]
 CONDA_FILES = ("environment.yml", "envs/train.yaml", "envs/report.yaml")
 # conda's names where they are not PyPI's
-CONDA = {"python-fastjsonschema": "fastjsonschema", "pytorch": "torch", "py-opencv": "opencv-python-headless", "snakemake-minimal": "snakemake"}
+CONDA = {
+    "python-fastjsonschema": "fastjsonschema",
+    "pytorch": "torch",
+    "py-opencv": "opencv-python-headless",
+    "snakemake-minimal": "snakemake",
+}
 # torch's CUDA packages, which torch's own pins bring where its CUDA build is installed
 ACCELERATOR = re.compile(r"(nvidia|cuda)-|triton$")
 
