@@ -34,7 +34,7 @@ SCORES = ([10.0, 0.0], [6.0, 8.0], [], [4.0, 9.0, 0.5], [2.0, 6.5])
 # No number twice, none of them a default; a turn is three agent steps, so few periods are whole turns
 SETTINGS = {
     "network": "mlp", "num_envs": ENVS, "stack": 2, "training_steps": 480, "replay_capacity": 120, "replay_start": 96,
-    "batch_size": 10, "update_period": 4, "target_period": 33, "discount": 0.8, "error_clip": 0.7, "learning_rate": 0.0123,
+    "batch_size": 10, "update_period": 4, "target_period": 35, "discount": 0.8, "error_clip": 0.7, "learning_rate": 0.0123,
     "gradient_momentum": 0.9, "squared_gradient_momentum": 0.85, "min_squared_gradient": 0.02,
     "initial_exploration": 0.9, "final_exploration": 0.15, "final_exploration_step": 250,
     "evaluation_period": 95, "held_out_states": 17, "reward_clip": 1.0,
@@ -430,6 +430,8 @@ class Follower:
         e, batch = self.take("update"), self.memory.batch(where)
         assert_same(e.net, self.net, "the network that learns")
         target = self.target if getattr(c, "target_network", self.a.has_target) else self.net
+        if self.updates == 0:
+            assert self.copies == 0, "the first copy would hide whether there was an initial one"
         if self.a.has_target:
             assert_same(e.target, target, f"the target network at agent step {self.now}")
         self.kinds["terminal"] += batch.terminals.sum()

@@ -39,6 +39,7 @@ from common.papers.overrides import (
     overridden_size,
     settings_in,
 )
+from common.papers.ranges import check_seed
 from common.papers.settings import (
     BUDGETS,
     SIZE,
@@ -77,6 +78,7 @@ __all__ = [
     "as_text",
     "budget_of",
     "check_defaults",
+    "check_seed",
     "default_seeds",
     "discover",
     "expectation",

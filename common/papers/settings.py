@@ -19,6 +19,7 @@ from common.errors import UserError, suggestion
 from common.papers.config_fields import Field, check_value
 from common.papers.model import Budget, Constant, Paper, Protocol, Task, Variant
 from common.papers.overrides import budget_of
+from common.papers.ranges import check
 from common.papers.units import FRAMES, agent_steps_to_frames, frames_to_agent_steps
 
 BUDGETS = ("smoke", "hour", "paper")
@@ -176,10 +177,10 @@ def _resolve(
     settings = {name: f.default for name, f in fields.items()}
     sources, reasons = dict.fromkeys(settings, "paper"), {n: c.reason or "" for n, c in constants.items()}
     for label, given, why in layers:
-        where = "command line" if label == "command line" else f"{paper.file}: {label} settings"
-        for name, value in typed(given, fields, where).items():
+        for name, value in typed(given, fields, _layer(paper, label)).items():
             settings[name], sources[name] = value, label
             reasons[name] = why.get(name, why.get("*", reasons.get(name, "")))
+    check(paper.name, settings, lambda name: _layer(paper, sources[name]))
     protocol = replace(task.protocol, **{**_shorter(task, wide), **own.evaluation})
     per_step = task.frames_per_agent_step or (
         settings.get("frame_skip", paper.frames_per_agent_step) if task.kind == "atari" else 1
@@ -231,6 +232,10 @@ def _resolve(
         per_step,
         own.expect or wide.expect,
     )
+
+
+def _layer(paper: Paper, label: str) -> str:
+    return "command line" if label == "command line" else f"{paper.file}: {label} settings"
 
 
 def _in_words(description: str, settings: Mapping[str, Any], frames_per_step: int) -> str:

@@ -94,8 +94,9 @@ def parse(
         parser.print_help()
         say("\nand every constant of the paper:\n")
         tyro.cli(config_class, args=["--help"])
-    if known.seed < 0:
-        raise UserError(f"--seed {known.seed}: a seed is 0 or more")
+    papers.check_seed(known.seed)
+    if known.threads < 0:
+        raise UserError(f"--threads {known.threads}: 0 (one per core, at most 4) or more")
     folder = papers.load_paper(paper)
     if known.task is None:
         raise UserError(f"--task is missing; {paper} has {', '.join(folder.tasks)}")

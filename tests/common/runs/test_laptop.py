@@ -104,10 +104,10 @@ def test_a_run_that_fails_leaves_no_outputs(tmp_path, monkeypatch, capsys):
             "the task 'pong' is not of this script; run python -m replications.double_dqn.train --task pong",
         ),
         (["--device=cuda"], "device"),
-        (["--seed=-1"], "a seed is 0 or more"),
+        (["--seed=-1"], "a whole number from 0 to 4,294,967,295"),
         (["--budget=papers"], "unknown budget 'papers'"),
-        (["--repetitions=0"], "must be 1 or more"),
-        (["--fitted-actions=11"], "allowed is 2 to 10"),
+        (["--repetitions=0"], "repetitions: 0 is not allowed; 1 or more"),
+        (["--fitted-actions=11"], "from 2 to 10"),
     ],
 )
 def test_bad_input(tmp_path, monkeypatch, capsys, words, message):

@@ -8,7 +8,7 @@ DOUBLE = Algorithm("double_dqn", mlp, clipped_q_learning(double=True), centred_r
 CASES = {
     "paper": {},
     "tuned: one bias": {"shared_bias": True},
-    "lives go on, clipped at 2": {"life_loss_terminal": False, "reward_clip": 2.0},
+    "lives go on, clipped at 2": {"life_loss_terminal": False, "reward_clip": 2.0, "update_period": 2},
 }
 
 

@@ -7,7 +7,7 @@ from tests.watched import Algorithm, Watched, centred_rmsprop, check, clipped_q_
 DQN = Algorithm("dqn", mlp, clipped_q_learning(double=False), centred_rmsprop, columns=())
 CASES = {
     "paper": {},
-    "lives go on, clipped at 2": {"life_loss_terminal": False, "reward_clip": 2.0},
+    "lives go on, clipped at 2": {"life_loss_terminal": False, "reward_clip": 2.0, "update_period": 2},
     "no target network": {"target_network": False},
     "no replay": {"replay": False},
     "learns while stepping": {"learn_while_stepping": True},

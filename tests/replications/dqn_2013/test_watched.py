@@ -33,4 +33,4 @@ DQN_2013 = Algorithm(
 
 
 def test_a_whole_training_is_what_algorithm_1_says(tmp_path, monkeypatch):
-    check(Watched("dqn_2013", tmp_path, monkeypatch, {"learning_rate": 0.003}), DQN_2013)
+    check(Watched("dqn_2013", tmp_path, monkeypatch, {"learning_rate": 0.003, "update_period": 2}), DQN_2013)

@@ -38,7 +38,7 @@ CASES = {
     "paper": {},
     "single_clip": {"dueling": False},
     "prioritized": {"prioritized": True},
-    "lives go on, clipped at 2": {"life_loss_terminal": False, "reward_clip": 2.0},
+    "lives go on, clipped at 2": {"life_loss_terminal": False, "reward_clip": 2.0, "update_period": 2},
 }
 
 

@@ -13,7 +13,12 @@ SHORT = {"priority_exponent": 0.55, "importance_exponent": 0.35, "priority_floor
 CASES = {
     "proportional": {},
     "rank": {"prioritisation": "rank"},
-    "lives go on, clipped at 2": {"life_loss_terminal": False, "reward_clip": 2.0, "shared_bias": False},
+    "lives go on, clipped at 2": {
+        "life_loss_terminal": False,
+        "reward_clip": 2.0,
+        "update_period": 2,
+        "shared_bias": False,
+    },
 }
 
 

@@ -174,7 +174,8 @@ RAINBOW = Algorithm(
 NO_EXPLORATION = {"initial_exploration": 0.0, "final_exploration": 0.0}
 CASES = {
     "paper": NO_EXPLORATION,
-    "lives go on, clipped at 2": NO_EXPLORATION | {"life_loss_terminal": False, "reward_clip": 2.0},
+    "lives go on, clipped at 2": NO_EXPLORATION
+    | {"life_loss_terminal": False, "reward_clip": 2.0, "update_period": 2},
     "no_double": NO_EXPLORATION | {"double": False},
     "no_priority": NO_EXPLORATION | {"prioritised": False},
     "no_dueling": NO_EXPLORATION | {"dueling": False},
