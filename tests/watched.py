@@ -104,6 +104,7 @@ class Watched:
         def spied_update(*given):
             names = inspect.signature(update).bind(*given).arguments
             self.noise()
+            steps = len(self.envs.steps)
             before = numbers(names["q"])
             target = numbers(names["target"]) if "target" in names else None
             result = update(*given)
@@ -111,7 +112,7 @@ class Watched:
             loss, sizes = result if isinstance(result, tuple) else (result, None)
             self.see(
                 "update", net=before, target=target, batch=names["batch"], after=numbers(names["q"]), loss=float(loss),
-                passes=self.noise(), weights=None if w is None else w.double().numpy().copy(),
+                passes=self.noise(), steps=steps, weights=None if w is None else w.double().numpy().copy(),
                 sizes=None if sizes is None else sizes.double().numpy().copy(),
             )  # fmt: skip
             return result
@@ -428,6 +429,8 @@ class Follower:
         c = self.c
         where, weights = self.draw()
         e, batch = self.take("update"), self.memory.batch(where)
+        steps = self.now // c.num_envs - getattr(c, "learn_while_stepping", False)
+        assert e.steps == steps, "whether the emulators are still at their step"
         assert_same(e.net, self.net, "the network that learns")
         target = self.target if getattr(c, "target_network", self.a.has_target) else self.net
         if self.updates == 0:

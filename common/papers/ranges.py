@@ -73,10 +73,14 @@ _TABLE = (
     (COUNT, "theorem_1_draws theorem_2_repetitions repetitions runs steps long_steps plays many_plays"),
     (Range(2, 10), "fitted_actions"),
     (Range(2), "fewest_states most_states arms few_arms many_arms"),
+    (COUNT, "episodes interim_episodes asymptotic_episodes asymptotic_runs actions other_runs lake_updates"),
+    (Range(2, 10_000), "few_actions many_actions"),
+    (FROM_0, "asymptotic_skipped deviation noise"),
+    (SHARE, "success lake_discount constant tdc_step_size tdc_second_step_size emphatic_step_size"),
     (POSITIVE, "step_size tolerance epsilon_c small_gradient_step large_gradient_step"),
     (FROM_0, "initial_scale confidence drift"),
     (SHARE, "small_epsilon large_epsilon best wide_gap narrow_gap"),
-    (FINITE, "optimistic_value gradient_mean"),
+    (FINITE, "optimistic_value gradient_mean mean"),
 )  # fmt: skip
 
 RANGES: dict[str, Range] = {name: allowed for allowed, names in _TABLE for name in names.split()}

@@ -12,7 +12,7 @@ from tests.watched import Algorithm, Watched, check, clipped, gradient_of
 SHORT = {
     "n_step": 3, "atoms": 11, "value_min": -3.0, "value_max": 4.0, "noisy_sigma": 0.4, "priority_exponent": 0.55,
     "importance_exponent": 0.35, "priority_floor": 0.07, "learning_rate": 0.003, "adam_epsilon": 0.01, "adam_beta1": 0.8,
-    "adam_beta2": 0.95,
+    "adam_beta2": 0.95, "max_gradient_norm": 1.9,
 }  # fmt: skip
 
 
@@ -111,6 +111,9 @@ def shifted(c, returns, discounts, p):
     return out
 
 
+NORMS: list[float] = []  # of a training's gradients, before they are clipped
+
+
 def gradient(c, w, target, batch, weights, passes):
     """The weighted mean over the minibatch of the divergence, or of the clipped error."""
     rows = torch.arange(len(batch.actions))
@@ -138,8 +141,9 @@ def gradient(c, w, target, batch, weights, passes):
         out = logits(c, leaves, torch.from_numpy(batch.states), learning.noise)[rows, actions]
         if c.distributional:
             goal = torch.from_numpy(shifted(c, returns, discounts, after.softmax(dim=1).numpy()))
-            losses = torch.special.xlogy(goal, goal).sum(1) - (goal * out.log_softmax(dim=1)).sum(1)
-            sizes.append(losses.detach().numpy())
+            cross_entropies = -(goal * out.log_softmax(dim=1)).sum(1)
+            losses = cross_entropies + torch.special.xlogy(goal, goal).sum(1)
+            sizes.append((losses if c.priority == "kl" else cross_entropies).detach().numpy())
         else:
             errors = torch.from_numpy(returns + discounts * after[:, 0].numpy()) - out[:, 0]
             losses = clipped(errors, c.error_clip)
@@ -147,7 +151,13 @@ def gradient(c, w, target, batch, weights, passes):
         return (torch.from_numpy(weights) * losses).sum() / len(losses)
 
     loss, d = gradient_of(w, loss_of)
-    return loss.item(), d, sizes[0]
+    norm = np.sqrt(sum(float((tensor**2).sum()) for tensor in d.values()))
+    NORMS.append(norm)
+    return (
+        loss.item(),
+        {name: tensor * min(1, c.max_gradient_norm / norm) for name, tensor in d.items()},
+        sizes[0],
+    )
 
 
 def adam(c):
@@ -176,6 +186,7 @@ CASES = {
     "paper": NO_EXPLORATION,
     "lives go on, clipped at 2": NO_EXPLORATION
     | {"life_loss_terminal": False, "reward_clip": 2.0, "update_period": 2},
+    "ce_priority": NO_EXPLORATION | {"priority": "cross_entropy"},
     "no_double": NO_EXPLORATION | {"double": False},
     "no_priority": NO_EXPLORATION | {"prioritised": False},
     "no_dueling": NO_EXPLORATION | {"dueling": False},
@@ -187,9 +198,11 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_whole_training_is_what_the_algorithm_says(case, tmp_path, monkeypatch):
+    NORMS.clear()
     noise = Noise(monkeypatch)
     watched = Watched("rainbow", tmp_path, monkeypatch, SHORT | CASES[case], noise)
     f = check(watched, RAINBOW, {} if "noisy" in CASES[case] else {"explored": 0})
+    assert 0.1 < np.mean(np.array(NORMS) > f.c.max_gradient_norm) < 0.9  # clipped now and then
     if f.c.noisy:
         acts = [e for e in watched.events if e.kind == "act"]
         assert all(len(e.passes) == 1 and len(e.passes[0].noise) == (4 if f.c.dueling else 2) for e in acts)
