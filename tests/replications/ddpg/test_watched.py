@@ -20,6 +20,10 @@ SHORT = {
 }  # fmt: skip
 
 
+def count(net) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
 class Watched:
     """A training, and what its pieces were given and gave."""
 
@@ -36,6 +40,13 @@ class Watched:
 
         def spied_update(nets, bootstrap, optimisers, batch, config):
             before, old = doubles(nets), doubles(bootstrap)
+            rates = {
+                who: (o.param_groups[0]["lr"], o.param_groups[0]["weight_decay"])
+                for who, o in optimisers.items()
+            }
+            assert rates == {"actor": (1e-4, 0.0), "critic": (1e-3, 1e-2)}
+            assert optimisers["actor"].param_groups[0]["params"][0].numel() == count(nets.actor)
+            assert optimisers["critic"].param_groups[0]["params"][0].numel() == count(nets.critic)
             given = {
                 n: getattr(batch, n).double().numpy()
                 for n in ("states", "actions", "rewards", "next_states", "terminals")
