@@ -21,7 +21,7 @@ from reports.reference import Reference
 from reports.runs import Run
 from reports.scores import episode_scores, score_is, score_of, scored_episodes, scores_are, spread
 from reports.target import Target, value_of
-from reports.words import duration, plain_value, same, same_or_each, short_count, shown, silence
+from reports.words import as_good_as_equal, duration, plain_value, same_or_each, short_count, shown, silence
 
 
 def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
@@ -171,7 +171,7 @@ def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
     rows = []
     for constant in constants_of(target.paper, target.task):
         ours = settings.get(constant.field, constant.ours) if constant.field else constant.ours
-        deviates = constant.paper is None or not same(ours, constant.expected)
+        deviates = constant.paper is None or not as_good_as_equal(ours, constant.expected)
         unit = f" {constant.field_unit}" if constant.field_unit != constant.unit and not own else ""
         rows.append(
             {

@@ -13,7 +13,7 @@ from reports.rows import constant_rows, deviation_rows, provenance_rows
 from reports.runs import Run, differences, finished_of
 from reports.scores import judge
 from reports.target import Target
-from reports.words import plain_value, same, size_name
+from reports.words import as_good_as_equal, plain_value, size_name
 
 # Settings that name a run rather than change what is learned.
 IDENTITY = {"seed", "device", "task", "budget", "variant", "results"}
@@ -41,7 +41,9 @@ def resolved_for(target: Target, size: str, runs: Sequence[Run]):
     overrides = {
         name: value
         for name, value in settings.items()
-        if name in plain.settings and name not in IDENTITY and not same(value, plain.settings[name])
+        if name in plain.settings
+        and name not in IDENTITY
+        and not as_good_as_equal(value, plain.settings[name])
     }
     if not overrides:
         return plain, notes

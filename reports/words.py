@@ -134,9 +134,10 @@ def measured(score: Estimate) -> tuple[str, str]:
     return number(score.mean, half), f"{number(score.low, half)} to {number(score.high, half)}"
 
 
-def same(a: object, b: object) -> bool:
+def as_good_as_equal(a: object, b: object) -> bool:
+    """Numbers up to the rounding of a file; a switch is no number."""
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(as_good_as_equal(x, y) for x, y in zip(a, b, strict=True))
     if (
         isinstance(a, (int, float))
         and isinstance(b, (int, float))

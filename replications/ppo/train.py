@@ -322,8 +322,8 @@ def train(config: Config, run: Run) -> None:
 
         if times_due(c.log_period, began, progress.agent_steps) or progress.agent_steps >= c.training_steps:
             iterations = (progress.updates - progress.updates_logged) * c.minibatch_size / (c.epochs * size)
-            shown = dict(zip(("loss", *CURVE), (metrics / iterations).tolist(), strict=True))
-            run.log_phase(progress, None, learning_rate=learning_rate, **shown)
+            means = dict(zip(("loss", *CURVE), (metrics / iterations).tolist(), strict=True))
+            run.log_phase(progress, None, learning_rate=learning_rate, **means)
             metrics.zero_()
             progress.updates_logged = progress.updates
 
