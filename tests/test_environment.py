@@ -122,6 +122,7 @@ def test_lock_comes_from_pypi_alone(lock, project):
 
 
 def test_extras_stay_out_of_requirements(required, project):
+    assert project["optional-dependencies"]
     for requirements in project["optional-dependencies"].values():
         assert not {name_of(r) for r in requirements} & set(required)
 

@@ -52,6 +52,7 @@ def test_config_read_from_source_is_config_imported(name):
 
 
 def test_every_task_resolves_at_every_budget_and_every_difference_has_a_reason():
+    assert len(papers.discover()) >= 10
     for name in papers.discover():
         paper = load_paper(name)
         for variant in paper.variants.values():

@@ -364,6 +364,7 @@ def test_self_plays_targets_are_what_was_played_from():
     ended = []
     while play.wants(8):
         ended += play.work()
+    assert len(ended) >= 8
     for record in ended:
         assert record.policies.sum(axis=1) == pytest.approx(np.ones(len(record.actions)))
         late = record.policies[3:]
