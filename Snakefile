@@ -39,6 +39,7 @@ localrules:
     report,
     summary,
     index,
+    site,
 
 
 rule all:
@@ -189,3 +190,21 @@ rule summary:
         results=flow.config["results"],
     shell:
         "python -m {params.page} {wildcards.summary} --results {params.results:q} --out {output:q}" + TO_LOG
+
+
+# All pages with results in one folder, for any static host: `snakemake site`.
+rule site:
+    input:
+        sources=lambda wildcards: [local(path) for path in flow.index_sources(wildcards)],
+    output:
+        "site/index.html",
+    log:
+        "logs/reports/site.log",
+    retries: 0
+    conda:
+        "envs/report.yaml"
+    params:
+        seen=flow.index_seen,
+        results=flow.config["results"],
+    shell:
+        "python -m reports.site --results {params.results:q} --out $(dirname {output:q})" + TO_LOG

@@ -25,6 +25,7 @@ from common.runs.devices import detect_device, own_device
 from common.say import say_aside
 
 INDEX = f"{PAGE}index{SUFFIX}"
+SITE = "site"  # a rule's name
 CLAIMS_FILES = ("run.json", "measures.json", "points.csv")
 PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation.json", "episode.mp4")
 SIZES = papers.SIZE.pattern
@@ -122,7 +123,7 @@ class Flow:
         found, index = [], False
         for word in words:
             path = os.path.relpath(word) if os.sep in word else word
-            if path == INDEX or bare(path) in self.summaries.names:
+            if path in (INDEX, SITE) or bare(path) in self.summaries.names:
                 index = True
             elif path.startswith(PAGE) and path.endswith(SUFFIX):
                 found.append(self.page(bare(path))[0])

@@ -252,6 +252,8 @@ def render_index(results: Path, out: Path, previews: bool = True) -> list[Entry]
         for entry in entries
     }
     columns, rows = matrix(entries, made)
+    for part, name in [(c, c["agent"]) for c in columns] + [(row, row["task"]) for row in rows]:
+        part["page"] = f"{name}.html" if (out.parent / f"{name}.html").exists() else None
     cells = [c for row in rows for c in row["cells"] if c]
     counts = {key: sum(c["key"] == key for c in cells) for key in WORDS}
     totals = aggregates(entries)

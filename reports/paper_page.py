@@ -298,9 +298,11 @@ def context_of(paper: papers.Paper, variant: str, results: Path) -> dict:
     }  # fmt: skip
 
 
-def render_paper(name: str, results: Path, out: Path | None = None) -> Path:
+def render_paper(
+    name: str, results: Path, out: Path | None = None, loaded: Mapping[str, papers.Paper] | None = None
+) -> Path:
     """Writes the page and returns its path. UserError for an unknown paper."""
-    paper, variant = find_agent(name, papers.load_papers())
+    paper, variant = find_agent(name, loaded or papers.load_papers())
     context = context_of(paper, variant, results)
     out = out or Path("reports") / f"{name}.html"
     write(out, environment().get_template("paper_page.html.j2").render(**context, words=WORDS))

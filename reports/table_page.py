@@ -296,9 +296,11 @@ def context_of(paper: papers.Paper, table: Table, results: Path) -> dict:
     }  # fmt: skip
 
 
-def render_table(name: str, results: Path, out: Path | None = None) -> Path:
+def render_table(
+    name: str, results: Path, out: Path | None = None, loaded: Mapping[str, papers.Paper] | None = None
+) -> Path:
     """Writes the page and returns its path. UserError for an unknown table."""
-    paper, table = find_table(name, papers.load_papers())
+    paper, table = find_table(name, loaded or papers.load_papers())
     context = context_of(paper, table, results)
     out = out or Path("reports") / f"{name}.html"
     write(out, environment().get_template("table_page.html.j2").render(**context, words=WORDS))

@@ -6,7 +6,7 @@ Of each agent the longest finished runs, one's own or recorded, as on its own pa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +26,9 @@ POINTS = 200  # of a curve
 MAX_VIDEOS = 1_200_000  # characters of all films on the page
 
 
-def entries_of(task: str, results: Path) -> list[Entry]:
+def entries_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> list[Entry]:
     """Of all agents that play it and have finished runs. UserError for an unknown task."""
-    targets = all_targets(papers.load_papers())
+    targets = all_targets(loaded)
     known = {target.task.name for target in targets if not target.task.claims}
     if task not in known:
         raise UserError(f"unknown task {task!r}{suggestion(task, sorted(known))}")
@@ -90,9 +90,9 @@ def films_of(entries: Sequence[Entry]) -> list[dict]:
     return [film for film in films if film["src"]]
 
 
-def context_of(task: str, results: Path) -> dict:
+def context_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> dict:
     """All that the template shows."""
-    entries = entries_of(task, results)
+    entries = entries_of(task, results, loaded)
     lines = [line for n, entry in enumerate(entries) if (line := series_of_agent(entry, n))]
     marks = {}
     for entry in entries:
@@ -107,7 +107,7 @@ def context_of(task: str, results: Path) -> dict:
     timed = [line for line in map(against_hours, lines) if line]
     if timed:
         charts.append(Chart("hours", "Against hours of one process", timed, same))
-    title = next(t.task.title for t in all_targets(papers.load_papers()) if t.task.name == task)
+    title = next(t.task.title for t in all_targets(loaded) if t.task.name == task)
     return {
         "task": task, "title": title.removesuffix(" (not in the paper)"), "rows": [row_of(entry) for entry in entries],
         "charts": [{"title": chart.title, "svg": chart.svg()} for chart in charts],
@@ -116,9 +116,11 @@ def context_of(task: str, results: Path) -> dict:
     }  # fmt: skip
 
 
-def render_task(task: str, results: Path, out: Path | None = None) -> Path:
+def render_task(
+    task: str, results: Path, out: Path | None = None, loaded: Mapping[str, papers.Paper] | None = None
+) -> Path:
     """Writes the page and returns its path. UserError for an unknown task."""
-    context = context_of(task, results)
+    context = context_of(task, results, loaded or papers.load_papers())
     out = out or Path("reports") / f"{task}.html"
     write(out, environment().get_template("task_page.html.j2").render(**context, words=WORDS))
     say(f"{out}: {len(context['rows'])} agents with runs")

@@ -9,7 +9,7 @@ import pytest
 
 from common import papers
 from common.errors import UserError
-from reports import paper_page, table_page, task_page
+from reports import paper_page, site, table_page, task_page
 from reports.whole import cell_of, target_of
 from tests.reports.pages import PAPER_FRAMES, PAPER_YAML, PUBLISHED_CSV, Reader, edit, write_run
 
@@ -285,3 +285,26 @@ def test_a_task_shows_every_agent_with_runs_on_one_axis(toy, whole):
 def test_a_task_without_runs_says_so(toy, whole):
     text = task_page.render_task("montezuma", toy / "results", toy / "m.html").read_text()
     assert "No agent has a finished run here yet." in text
+
+
+def test_a_site_has_every_page_with_results_and_no_link_into_nothing(toy, whole):
+    write(toy, means=(12.0, 13.0, 14.0))
+    write_run(toy, task="cartpole", mean=480.0)
+    pages = site.render_site(toy / "results", toy / "site")
+    names = {page.name for page in pages}
+    assert names == {
+        "index.html", "toy_pong.html", "toy_cartpole.html", "toy.html", "toy-slow.html", "toy_table_3.html", "toy_table_4.html",
+        "pong.html", "cartpole.html",
+    }  # fmt: skip
+    links = {
+        (page.name, link)
+        for page in pages
+        for link in Reader(page.read_text()).links
+        if not link.startswith(("http", "data:", "#"))
+    }
+    assert {
+        ("index.html", "toy.html"),
+        ("index.html", "pong.html"),
+        ("toy.html", "toy_table_3.html"),
+    } <= links
+    assert not {link for _, link in links} - names
