@@ -16,7 +16,7 @@ ATARI = (
     "max_frames",
     "time_limit",
 )
-GYM = ("clip_actions",)
+GYM = ("clip_actions", "most_steps")
 
 
 def make_envs(config: Any, task: Any, num_envs: int, seed: int, **options: Any) -> ReplayableEnvs:

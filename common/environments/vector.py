@@ -14,6 +14,8 @@ import cv2
 import gymnasium
 import numpy as np
 
+from common.environments.grids import draw_grid, grid_of
+
 
 class Step(NamedTuple):
     """What came back from one agent step in each of N environments.
@@ -187,19 +189,21 @@ class ReplayableEnvs:
 
 
 class GymEnvs(ReplayableEnvs):
-    """Gymnasium environments with vector observations: CartPole, the MuJoCo tasks.
+    """Gymnasium environments with vector observations: CartPole, the MuJoCo tasks; or with one number, a state of FrozenLake or Taxi.
 
     Actions are discrete (`num_actions` of them) or vectors of `num_actions` floats.
     clip_actions: vectors are clipped to the environment's bounds before it sees them. MuJoCo limits the forces either way, but
     what an action costs is counted of the action that the environment was given.
     The environment's own time limit is taken over as `max_steps`, so that a cap is reported as `truncated`.
+    most_steps: a time limit, in agent steps, for an environment that has none of its own (CliffWalking); 0: none.
     """
 
     reseed_every = 1
 
-    def __init__(self, env_id: str, num_envs: int, seed: int, clip_actions: bool = True):
+    def __init__(self, env_id: str, num_envs: int, seed: int, clip_actions: bool = True, most_steps: int = 0):
         spec = gymnasium.spec(env_id)
-        super().__init__(num_envs, seed, spec.max_episode_steps)
+        super().__init__(num_envs, seed, spec.max_episode_steps or most_steps or None)
+        self.grid = grid_of(env_id)
         if "mujoco" in str(spec.entry_point):
             import mujoco
 
@@ -244,7 +248,23 @@ class GymEnvs(ReplayableEnvs):
     def screen(self, env):
         if hasattr(self.envs[env], "model"):
             return draw_bodies(self.envs[env].model, self.envs[env].data)
-        return draw_cart(self._obs[env])
+        if self.grid:
+            return draw_grid(self.grid, int(self._obs[env]))
+        return draw_arms(self._obs[env]) if self.obs_shape == (6,) else draw_cart(self._obs[env])
+
+
+def draw_arms(obs: np.ndarray) -> np.ndarray:
+    """Acrobot's two links from its observation, (210, 160, 3) uint8; the line is the height that the tip has to reach."""
+    picture = np.full((210, 160, 3), 245, np.uint8)
+    first = np.arctan2(obs[1], obs[0])
+    second = first + np.arctan2(obs[3], obs[2])
+    joints = [np.array([80.0, 105.0])]
+    for angle in (first, second):  # 0 hangs down
+        joints.append(joints[-1] + 38 * np.array([np.sin(angle), np.cos(angle)]))
+    cv2.line(picture, (0, 105 - 38), (160, 105 - 38), (120, 120, 120), 1)
+    for a, b, colour in zip(joints, joints[1:], ((40, 60, 110), (190, 90, 40)), strict=False):
+        cv2.line(picture, [int(v) for v in a], [int(v) for v in b], colour, 5, cv2.LINE_AA)
+    return picture
 
 
 def draw_cart(obs: np.ndarray) -> np.ndarray:

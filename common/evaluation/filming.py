@@ -16,13 +16,18 @@ import numpy as np
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
+from common.environments.grids import ACTIONS as GRID_ACTIONS
 from common.files import write_file
 
 FILE = "values.json"
 FPS = 15  # pictures a second of a video, one each agent step
 SECONDS = 45  # from the start of an episode
 DIGITS = 4  # significant ones
-GYM_ACTIONS = {"CartPole-v1": ("push left", "push right")}  # Gymnasium's documentation
+GYM_ACTIONS = {  # Gymnasium's documentation
+    "CartPole-v1": ("push left", "push right"),
+    "Acrobot-v1": ("torque -1", "no torque", "torque +1"),
+    **GRID_ACTIONS,
+}
 
 
 @dataclass

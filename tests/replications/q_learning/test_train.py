@@ -1,0 +1,155 @@
+"""Q-learning as a trained task: the rule by hand, the table that is kept, its loop watched, exact resume."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from common.environments.grids import TASKS, draw_grid, grid_of
+from common.environments.vector import GymEnvs
+from common.errors import UserError
+from common.evaluation.protocol import Agent, evaluate_run
+from replications.q_learning import exact
+from replications.q_learning import train as q
+from tests.training import train, train_in_two
+
+TINY = {
+    "training_steps": 400,
+    "final_exploration_step": 200,
+    "evaluation_period": 200,
+    "evaluation_steps": 100,
+    "pictures": 4,
+}
+
+
+def test_target_by_hand():
+    """alpha .5, gamma .9, Q 2, r 1: 3.3 with next values 3 and 4; 1.5 where the episode has ended."""
+    assert 0.5 * 2 + 0.5 * q.q_target(1.0, np.array([3.0, 4.0]), False, 0.9) == pytest.approx(3.3)
+    assert 0.5 * 2 + 0.5 * q.q_target(1.0, np.array([3.0, 4.0]), True, 0.9) == pytest.approx(1.5)
+
+
+def test_step_sizes_count_the_visits_of_the_pair():
+    config = q.Config(exponent=0.75)
+    assert [q.step_size(n, config) for n in (1, 16)] == pytest.approx([1, 1 / 8])
+    assert q.step_size(16, replace(config, constant_step=0.3)) == 0.3
+
+
+def test_exploration_is_linear():
+    config = q.Config(final_exploration_step=100)
+    assert [q.exploration(step, config) for step in (0, 50, 100, 1000)] == pytest.approx([1, 0.55, 0.1, 0.1])
+
+
+def test_ties_are_broken_at_random():
+    rng, values = np.random.default_rng(1), np.array([1.0, 2.0, 2.0, 0.0])
+    seen = [q.act(values, 0.0, rng) for _ in range(400)]
+    assert set(seen) == {1, 2}
+    assert 150 < seen.count(1) < 250
+
+
+def test_pictures_are_close_together_at_the_beginning_and_the_last_is_the_end():
+    steps = q.picture_steps(q.Config(training_steps=1600, pictures=4))
+    assert steps == [100, 400, 900, 1600]
+
+
+def test_loop_by_a_spy(tmp_path, monkeypatch):
+    """Each step changes the value of one pair, by alpha (target - Q), and what stood before is kept exactly."""
+    seen = []
+    real = q.q_target
+
+    def spy(reward, next_values, ended, discount):
+        seen.append((reward, next_values.copy(), ended))
+        return real(reward, next_values, ended, discount)
+
+    monkeypatch.setattr(q, "q_target", spy)
+    folder = train("q_learning", "frozen_lake", tmp_path, TINY)
+    assert len(seen) == 400
+    rows = list(csv.DictReader((folder / "episodes.csv").open()))
+    assert sum(ended for *_, ended in seen) == len(rows)
+    weights = load_file(folder / "model.safetensors")
+    assert weights["q"].shape == (16, 4)
+    assert (weights["history"][-1] == weights["q"].float()).all()
+    assert sorted({reward for reward, *_ in seen}) in ([0.0], [0.0, 1.0])
+
+
+def test_a_time_limit_is_bootstrapped_through(tmp_path, monkeypatch):
+    """CliffWalking cut after 20 steps: no target is told that the episode ended, and episodes are logged."""
+    ends = []
+    real = q.q_target
+    monkeypatch.setattr(q, "q_target", lambda r, v, ended, d: (ends.append(ended), real(r, v, ended, d))[1])
+    folder = train("q_learning", "cliff", tmp_path, TINY | {"training_steps": 100, "most_steps": 20})
+    assert len(list(csv.DictReader((folder / "episodes.csv").open()))) == 5
+    assert not any(ends)
+
+
+@pytest.mark.parametrize("task", ["frozen_lake", "taxi", "cliff"])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(task, tmp_path, monkeypatch):
+    whole = train("q_learning", task, tmp_path / "whole", TINY)
+    resumed = train_in_two(monkeypatch, 230, "q_learning", task, tmp_path / "resumed", TINY)
+    for name in ("model.safetensors", "curve.csv", "episodes.csv"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
+
+
+def test_cliff_is_learned_and_plays_its_optimum(tmp_path):
+    folder = train("q_learning", "cliff", tmp_path, {"pictures": 5}, budget="paper")
+    assert evaluate_run(folder, "cpu")["score"] == -13
+    curve = list(csv.DictReader((folder / "curve.csv").open()))
+    assert float(curve[-1]["exact_return"]) == -13
+    assert float(curve[-1]["largest_error"]) < float(curve[0]["largest_error"])
+    episode = Agent(folder, "cpu").play(1, film=0)[0]
+    assert len(episode.screens) == 13
+    assert episode.action_values.kind == "values"
+    assert (folder / "episode.mp4").exists()
+
+
+@pytest.mark.parametrize("change", [{"exponent": 0.5}, {"constant_step": 1.5}, {"discount": -0.1}])
+def test_bad_settings(change, tmp_path):
+    with pytest.raises(UserError, match="allowed are an exponent"):
+        train("q_learning", "cliff", tmp_path, TINY | change)
+
+
+def test_largest_error_looks_at_visited_states_only():
+    values, optimal = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[2.5, 0.0], [9.0, 9.0]])
+    assert q.largest_error(values, optimal, np.array([[0, 1], [0, 0]])) == 0.5
+    assert q.largest_error(values, optimal, np.array([[0, 1], [1, 0]])) == 9
+
+
+# --- grids ---
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_grids_are_gymnasiums(env_id):
+    """Every state has a cell, actions that move go to the neighbour they say, and pictures differ by state."""
+    grid, model = grid_of(env_id), exact.gym_model(env_id)
+    envs = GymEnvs(env_id, 1, 1, most_steps=10)
+    assert envs.num_actions == len(grid.actions)
+    assert len(grid.cell_of) == len(grid.view_of) == len(model.rewards)
+    moves = {"left": -1, "right": 1, "up": -grid.columns, "down": grid.columns}
+    for state in range(len(grid.cell_of)):
+        for action, name in enumerate(grid.actions):
+            cell = grid.cell_of[state] + moves.get(name, 0)
+            reached = {grid.cell_of[s] for s in np.flatnonzero(model.transitions[state, action])}
+            if reached and env_id == "Taxi-v4":
+                wall = (name == "right" and divmod(grid.cell_of[state], 5) in grid.walls) or (
+                    name == "left" and divmod(grid.cell_of[state] - 1, 5) in grid.walls
+                )
+                inside = 0 <= cell < 25 and not (
+                    name in ("left", "right") and cell // 5 != grid.cell_of[state] // 5
+                )
+                assert reached == {cell if inside and not wall else grid.cell_of[state]}, (state, name)
+    first, second = draw_grid(grid, 0), draw_grid(grid, 1)
+    assert first.shape == (210, 160, 3)
+    assert (first != second).any()
+    envs.reset()
+    assert envs.screen(0).shape == (210, 160, 3)
+    assert grid_of("CartPole-v1") is None
+    if env_id == "CliffWalking-v1":
+        assert (grid.cells[36:], grid.views) == ("S" + 10 * "C" + "G", ("",))
+
+
+def test_a_table_looks_up_rows():
+    table = q.Table(3, 2, 1)
+    table.q[1] = torch.tensor([4.0, 5.0])
+    assert table(torch.tensor([[1.0], [2.0]])).tolist() == [[4, 5], [0, 0]]
