@@ -42,6 +42,7 @@ _TABLE = (
     # --- lengths and periods: agent steps, frames, updates, games ---
     (COUNT, "training_steps evaluation_period evaluation_steps log_period target_period update_period replay_start"),
     (COUNT, "final_exploration_step max_frames rollout rollout_steps epochs most_steps updates most_updates"),
+    (FROM_0, "q_learning.most_steps"),  # 0: no limit
     (COUNT, "games games_per_checkpoint updates_per_checkpoint window fewest_games gate_games"),
     (FROM_0, "longest_game temperature_moves opening_moves test_games"),
     # --- sizes ---
@@ -54,7 +55,9 @@ _TABLE = (
     (Range(2, 19), "board"),
     (Range(2, 10_000), "atoms"),
     # --- the learning rule ---
-    (SHARE, "discount gae_lambda"),
+    (SHARE, "discount gae_lambda constant_step"),
+    (Range(0.5, 1, above=True), "exponent"),
+    (Range(1, 1000), "pictures"),
     (POSITIVE, "learning_rate error_clip reward_clip gradient_clip max_gradient_norm clip kl_target observation_clip"),
     (POSITIVE, "value_gradient q_gradient c_puct noise_alpha"),
     (FROM_0, "ppo.reward_clip gradient_norm_clip"),  # 0: no clipping

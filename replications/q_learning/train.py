@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from common.environments.make import make_envs
-from common.errors import UserError
 from common.evaluation.protocol import Policy
 from common.runs.command_line import main
 from common.runs.progress import Progress
@@ -125,11 +124,6 @@ def act(values: np.ndarray, epsilon: float, rng: np.random.Generator) -> int:
 
 def train(config: Config, run: Run) -> None:
     c, rng = config, np.random.default_rng(run.seed)
-    if not (0.5 < c.exponent <= 1 and 0 <= c.constant_step <= 1 and 0 <= c.discount <= 1):
-        raise UserError(
-            f"exponent {c.exponent:g}, constant_step {c.constant_step:g}, discount {c.discount:g}: allowed are an exponent above 0.5 "
-            "and up to 1, a constant_step and a discount of 0 to 1"
-        )
     envs = make_envs(c, run.task, 1, run.seed)
     table, model = make_network(c, envs), exact.gym_model(run.task.env_id)
     optimal, pictures = exact.value_iteration(model, c.discount), picture_steps(c)

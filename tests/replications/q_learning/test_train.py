@@ -106,7 +106,7 @@ def test_cliff_is_learned_and_plays_its_optimum(tmp_path):
 
 @pytest.mark.parametrize("change", [{"exponent": 0.5}, {"constant_step": 1.5}, {"discount": -0.1}])
 def test_bad_settings(change, tmp_path):
-    with pytest.raises(UserError, match="allowed are an exponent"):
+    with pytest.raises(UserError, match="is not allowed; "):
         train("q_learning", "cliff", tmp_path, TINY | change)
 
 
