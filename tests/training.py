@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from common import papers
@@ -94,31 +96,36 @@ def wait_for(condition, seconds: float = 60) -> bool:
     return False
 
 
-def train_in_two(
-    monkeypatch, steps: int, paper: str, task: str, results: Path, overrides: dict, **options
-) -> Path:
-    """Trains, saves and crashes at agent step `steps`, and resumes with the same command; returns the run's folder."""
+@contextmanager
+def crashing(steps: int, save: bool = True):
+    """The run that trains in this block leaves its loop by an exception, as a crash does, at agent step `steps`.
+
+    save: right after a checkpoint; otherwise only the checkpoints that were due by then are there.
+    """
 
     class Crash(Exception):
         pass
 
     real = Run.tick
 
-    def tick(self, at):
-        real(self, at)
-        if at.agent_steps >= steps:
-            self.save()
+    def tick(self, progress):
+        real(self, progress)
+        if progress.agent_steps >= steps:
+            if save:
+                self.save()
             self.checkpoints.wait()
             raise Crash
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "tick", tick)
-        try:
-            train(paper, task, results, overrides, **options)
-        except Crash:
-            pass
-        else:
-            raise AssertionError(f"the run came to its end before agent step {steps}")
+        with pytest.raises(Crash):
+            yield
+
+
+def train_in_two(steps: int, paper: str, task: str, results: Path, overrides: dict, **options) -> Path:
+    """Trains, saves and crashes at agent step `steps`, and resumes with the same command; returns the run's folder."""
+    with crashing(steps):
+        train(paper, task, results, overrides, **options)
     return train(paper, task, results, overrides, **options)
 
 

@@ -31,7 +31,7 @@ from common.runs.checkpoint import Checkpoints
 from common.runs.description import CHECKPOINT_GB
 from common.runs.folder import OUTPUTS
 from common.runs.progress import Progress
-from tests.training import TINY, command, environment, open_run, start, train, wait_for
+from tests.training import TINY, command, crashing, environment, open_run, start, train, wait_for
 
 PROMISED = ("model.safetensors", "curve.csv", "episodes.csv")
 
@@ -149,32 +149,12 @@ def test_a_signal_saves_and_leaves(tmp_path, unbroken, number):
         assert_same(folder, unbroken)
 
 
-def stop_after(steps: int):
-    """A tick that leaves the loop by an exception, as a crash would, once `steps` agent steps are done."""
-
-    class Crash(Exception):
-        pass
-
-    real = runs.Run.tick
-
-    def tick(self, progress):
-        real(self, progress)
-        if progress.agent_steps >= steps:
-            self.checkpoints.wait()
-            raise Crash
-
-    return tick, Crash
-
-
 @pytest.fixture(scope="module")
 def crashed_once(tmp_path_factory) -> Path:
     """A run that crashed at agent step 410, with checkpoints at 300 and 400."""
     results = tmp_path_factory.mktemp("crashed")
-    tick, crash = stop_after(410)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.Run, "tick", tick)
-        with pytest.raises(crash):
-            train("dqn", "breakout", results)
+    with crashing(410, save=False):
+        train("dqn", "breakout", results)
     return results
 
 
@@ -232,12 +212,9 @@ def test_several_environments_resume_exactly_too(tmp_path, monkeypatch, task, se
     else:
         tiny = TINY | {"training_steps": 450, "evaluation_steps": 50} | settings
     whole = train("dqn", task, tmp_path / "whole", tiny)
-    tick, crash = stop_after(333)
     monkeypatch.setattr(runs, "SAVE_EVERY", 0.05)
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Run, "tick", tick)
-        with pytest.raises(crash):
-            train("dqn", task, tmp_path / "broken", tiny)
+    with crashing(333, save=False):
+        train("dqn", task, tmp_path / "broken", tiny)
     assert_same(train("dqn", task, tmp_path / "broken", tiny), whole)
     assert (
         json.loads((tmp_path / "broken" / "dqn" / task / "smoke" / "seed1" / "run.json").read_text())["cost"][
@@ -369,7 +346,7 @@ def test_a_finished_run_writes_its_outputs_again(unbroken, tmp_path, capsys):
     assert "done:" not in capsys.readouterr().out  # nothing was trained
 
 
-@pytest.mark.slow
+@pytest.mark.long  # test_faults.py has an orphan that the second one waits for
 def test_the_second_of_two_waits_for_the_first(tmp_path, unbroken):
     folder = tmp_path / "dqn" / "breakout" / "smoke" / "seed1"
     (folder / "checkpoint").mkdir(parents=True)

@@ -17,10 +17,11 @@ from common.runs import command_line
 from common.runs import run as runs
 from common.runs.provenance import modules_that_count
 from replications.a3c.train import Config
-from tests.training import command, open_run, start, train, wait_for
+from tests.training import command, crashing, open_run, start, train, wait_for
 
 TINY = {"training_steps": 400, "evaluation_period": 200, "evaluation_steps": 100, "workers": 1}
 SMALL = {"training_steps": 1500, "evaluation_period": 500, "evaluation_steps": 200, "rollout": 5}  # CartPole
+SLICE = 0.02  # seconds of work between ticks, so that a run can be stopped soon
 PROMISED = ("model.safetensors", "curve.csv", "episodes.csv")
 
 
@@ -30,28 +31,6 @@ def rows(path: Path) -> list[dict]:
 
 def in_dev_shm() -> set[str]:
     return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-
-
-def stop_at(step: int):
-    """Many short slices of work; once `step` agent steps are done the run saves and crashes."""
-
-    class Crash(Exception):
-        pass
-
-    def patch(run):
-        run.seconds_between_ticks = 0.02
-        tick = run.tick
-
-        def ticking(progress):
-            tick(progress)
-            if progress.agent_steps >= step:
-                run.save()
-                raise Crash
-
-        run.tick = ticking
-        return Crash
-
-    return patch
 
 
 CASES = [
@@ -75,8 +54,8 @@ def test_one_worker_resumed_is_the_same_to_the_byte(tmp_path, task, variant, set
     )
     unbroken = train("a3c", task, tmp_path / "one", settings)
     run, script, config, _ = open_run("a3c", task, tmp_path / "two", settings)
-    crashed, before = stop_at(crash)(run), psutil.Process().children()
-    with pytest.raises(crashed):
+    run.seconds_between_ticks, before = SLICE, psutil.Process().children()
+    with crashing(crash):
         script.train(config, run)
     run.close()
     assert not set(psutil.Process().children()) - set(before)
@@ -113,8 +92,8 @@ def resumed_pair(tmp_path_factory):
     results = tmp_path_factory.mktemp("three")
     settings = SMALL | {"workers": 3, "lstm": True}
     run, script, config, _ = open_run("a3c", "cartpole", results, settings)
-    crashed = stop_at(600)(run)
-    with pytest.raises(crashed):
+    run.seconds_between_ticks = SLICE
+    with crashing(600):
         script.train(config, run)
     run.close()
     state, _ = run.checkpoints.load()
@@ -176,8 +155,8 @@ def test_several_workers_go_on_from_exactly_where_each_was(resumed_pair, monkeyp
 def test_another_number_of_workers_does_not_resume_silently(tmp_path):
     settings = SMALL | {"workers": 2}
     run, script, config, _ = open_run("a3c", "cartpole", tmp_path, settings)
-    crashed = stop_at(300)(run)
-    with pytest.raises(crashed):
+    run.seconds_between_ticks = SLICE
+    with crashing(300):
         script.train(config, run)
     run.close()
     run, *_ = open_run("a3c", "cartpole", tmp_path, settings | {"workers": 1})

@@ -266,7 +266,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(steps, tmp_path, monkeyp
     """Before and after the ring has wrapped; in the middle of an episode, whose noise goes on."""
     tiny = TINY | {"training_steps": 500, "evaluation_steps": 20}
     whole = train("ddpg", "pendulum", tmp_path / "whole", tiny)
-    broken = train_in_two(monkeypatch, steps, "ddpg", "pendulum", tmp_path / "broken", tiny)
+    broken = train_in_two(steps, "ddpg", "pendulum", tmp_path / "broken", tiny)
     for name in ("model.safetensors", "curve.csv", "episodes.csv"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     counts = [json.loads((f / "run.json").read_text())["result"]["counts"] for f in (whole, broken)]

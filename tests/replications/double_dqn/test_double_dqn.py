@@ -254,10 +254,10 @@ def test_a_tiny_run_reaches_every_branch(unbroken):
     assert all(float(row["value_estimate"]) != float(row["mean_max_q"]) for row in curve)
 
 
-def test_broken_and_resumed_is_the_same(tmp_path, monkeypatch):
+def test_broken_and_resumed_is_the_same(tmp_path):
     """On four numbers: DQN's runs, which are the same but for the targets, are killed on screens."""
     whole = train("double_dqn", "cartpole", tmp_path / "whole", SMALL)
-    folder = train_in_two(monkeypatch, 317, "double_dqn", "cartpole", tmp_path / "broken", SMALL)
+    folder = train_in_two(317, "double_dqn", "cartpole", tmp_path / "broken", SMALL)
     for name in ("model.safetensors", "curve.csv", "episodes.csv"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     one, two = (json.loads((f / "run.json").read_text()) for f in (folder, whole))

@@ -261,11 +261,12 @@ def test_a_tiny_run_reaches_every_branch(unbroken):
     assert all(float(row["loss"]) > 0 and row["value_estimate"] for row in curve)
 
 
-def test_broken_and_resumed_is_the_same(tmp_path, monkeypatch):
-    """On four numbers: runs of DQN and prioritized DQN, whose loop this is, are killed on screens."""
-    settings = SMALL | {"prioritized": True}
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_broken_and_resumed_is_the_same(prioritized, tmp_path):
+    """On four numbers: DQN's runs, whose loop this is but for the priorities, are killed on screens."""
+    settings = SMALL | {"prioritized": prioritized}
     whole = train("dueling_dqn", "cartpole", tmp_path / "whole", settings)
-    folder = train_in_two(monkeypatch, 317, "dueling_dqn", "cartpole", tmp_path / "broken", settings)
+    folder = train_in_two(317, "dueling_dqn", "cartpole", tmp_path / "broken", settings)
     for name in ("model.safetensors", "curve.csv", "episodes.csv"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     one, two = (json.loads((f / "run.json").read_text()) for f in (folder, whole))
@@ -296,13 +297,3 @@ def test_priorities_matter_and_are_looked_up_in_the_agents_errors(tmp_path, monk
     assert (np.concatenate(given) > 0).mean() > 0.99  # the size of an error, whichever its sign
     assert max(p.max() for p in given) > 1  # not clipped
     assert (plain / "model.safetensors").read_bytes() != (ranked / "model.safetensors").read_bytes()
-
-
-def test_the_base_variant_broken_and_resumed_is_the_same(tmp_path, monkeypatch):
-    toy = {"training_steps": 1500, "replay_start": 200, "evaluation_period": 700, "evaluation_steps": 200}
-    whole = train("dueling_dqn", "cartpole", tmp_path / "whole", toy, budget="hour")
-    broken = train_in_two(
-        monkeypatch, 933, "dueling_dqn", "cartpole", tmp_path / "broken", toy, budget="hour"
-    )
-    for name in ("model.safetensors", "curve.csv", "episodes.csv"):
-        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name

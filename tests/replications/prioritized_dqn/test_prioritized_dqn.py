@@ -253,7 +253,7 @@ def test_broken_and_resumed_is_the_same(tmp_path, monkeypatch, variant, order, s
     assert spy.order.exponent == (0.7 if variant else 0.6)
     assert json.loads((whole / "run.json").read_text())["progress"]["episodes"] > 5
     folder = train_in_two(
-        monkeypatch, 433, "prioritized_dqn", "cartpole", tmp_path / "broken", CARTPOLE | settings, **options
+        433, "prioritized_dqn", "cartpole", tmp_path / "broken", CARTPOLE | settings, **options
     )
     same(folder, whole)
     same_priorities(Spy.made[-1], spy)

@@ -527,7 +527,7 @@ def test_broken_and_resumed_is_the_same(tmp_path, monkeypatch, num_envs):
     notes = Notes(monkeypatch)
     whole = train("rainbow", "cartpole", tmp_path / "whole", settings_)
     first = notes.priorities
-    folder = train_in_two(monkeypatch, 251, "rainbow", "cartpole", tmp_path / "broken", settings_)
+    folder = train_in_two(251, "rainbow", "cartpole", tmp_path / "broken", settings_)
     same(folder, whole, notes.priorities, first)
 
 
