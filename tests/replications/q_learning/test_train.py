@@ -87,7 +87,7 @@ def test_a_time_limit_is_bootstrapped_through(tmp_path, monkeypatch):
 @pytest.mark.parametrize("task", ["frozen_lake", "taxi", "cliff"])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(task, tmp_path, monkeypatch):
     whole = train("q_learning", task, tmp_path / "whole", TINY)
-    resumed = train_in_two(monkeypatch, 230, "q_learning", task, tmp_path / "resumed", TINY)
+    resumed = train_in_two(230, "q_learning", task, tmp_path / "resumed", TINY)
     for name in ("model.safetensors", "curve.csv", "episodes.csv"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 
