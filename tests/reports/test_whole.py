@@ -308,3 +308,26 @@ def test_a_site_has_every_page_with_results_and_no_link_into_nothing(toy, whole)
         ("toy.html", "toy_table_3.html"),
     } <= links
     assert not {link for _, link in links} - names
+
+
+def test_every_claim_over_games_is_true_of_the_papers_own_printed_scores():
+    """The papers' own tables decide each such claim as the paper does; else a run as good as printed would fail it."""
+    checked = 0
+    for paper in papers.load_papers().values():
+        for claim in paper.claims:
+            tasks = paper.variants[claim.variant].tasks
+            games = [t for t in (tasks[name] for name in claim.tasks) if t.published]
+            if claim.by not in ("games", "aggregate"):
+                continue
+            human = [
+                (t.published.value - t.random.value) / abs(t.human.value - t.random.value) for t in games
+            ]
+            if claim.by == "aggregate":
+                value = {"median": np.median, "mean": np.mean}[claim.statistic](human)
+            elif claim.printed:
+                value = sum(t.published.value > claim.printed[t.name].value for t in games)
+            else:
+                value = sum(share > claim.level for share in human)
+            assert value >= claim.at_least, (paper.name, claim.name, value)
+            checked += 1
+    assert checked >= 8
