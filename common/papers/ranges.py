@@ -65,10 +65,14 @@ _TABLE = (
     (FINITE, "value_min value_max komi"),
     # --- optimisers ---
     (DECAY, "gradient_momentum squared_gradient_momentum squared_gradient_decay momentum adam_beta1 adam_beta2"),
-    (POSITIVE, "min_squared_gradient adam_epsilon"),
+    (POSITIVE, "min_squared_gradient adam_epsilon actor_learning_rate critic_learning_rate final_layer_bound"),
+    (Range(0, 1, above=True), "target_rate"),
+    (FROM_0, "weight_decay"),
     # --- exploration, priorities, resignation ---
     (SHARE, "initial_exploration final_exploration evaluation_epsilon look_exploration epsilon"),
     (SHARE, "importance_exponent noise_weight played_out false_resignations gate_share"),
+    (FROM_0, "noise_theta noise_sigma"),
+    (POSITIVE, "noise_step"),
     (Range(0, 10), "priority_exponent rank_alpha proportional_alpha"),
     (FROM_0, "priority_floor priority_offset"),
     # --- laptop tasks ---
@@ -76,7 +80,7 @@ _TABLE = (
     (COUNT, "theorem_1_draws theorem_2_repetitions repetitions runs steps long_steps plays many_plays"),
     (Range(2, 10), "fitted_actions"),
     (Range(2), "fewest_states most_states arms few_arms many_arms"),
-    (COUNT, "episodes interim_episodes asymptotic_episodes asymptotic_runs actions other_runs lake_updates"),
+    (COUNT, "tail episodes interim_episodes asymptotic_episodes asymptotic_runs actions other_runs lake_updates"),
     (Range(2, 10_000), "few_actions many_actions"),
     (FROM_0, "asymptotic_skipped deviation noise"),
     (SHARE, "success lake_discount constant tdc_step_size tdc_second_step_size emphatic_step_size"),

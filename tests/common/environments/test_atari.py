@@ -80,6 +80,39 @@ def test_noops_are_one_to_thirty_uniformly():
     assert ((counts[1:] - 20.0) ** 2 / 20.0).sum() < 58.3
 
 
+class LivesOfAScript:
+    """An emulator of two games that only says how many lives there are; the second row is after the first step."""
+
+    def __init__(self, lives: list[list[int]]):
+        self.lives = [np.array(row) for row in lives]
+
+    def send(self, actions):
+        pass
+
+    def recv(self):
+        info = {"lives": self.lives.pop(0), "episode_frame_number": np.zeros(2, np.int64)}
+        return (
+            np.zeros((2, 1, 210, 160, 3), np.uint8),
+            np.zeros(2),
+            np.zeros(2, bool),
+            np.zeros(2, bool),
+            info,
+        )
+
+    def close(self):
+        pass
+
+
+def test_an_extra_life_is_not_a_lost_one():
+    """Lives of two games, step by step: one gains a life and loses it again, the other loses two."""
+    envs = AtariEnvs("breakout", 2)
+    envs.reset()  # five lives
+    envs._envs.close()
+    envs._envs = LivesOfAScript([[5, 5], [6, 5], [6, 4], [5, 4], [5, 3]])
+    lost = [envs.step(np.zeros(2, np.int64)).life_lost.tolist() for _ in range(5)]
+    assert lost == [[False, False], [False, False], [False, True], [True, False], [False, True]]
+
+
 def test_a_life_lost_in_breakout_does_not_reset_the_game():
     """FIRE once and wait: the ball is lost five times, the game ends once, the score and the bricks stay."""
     envs = AtariEnvs("breakout", 1, seed=1)
