@@ -15,7 +15,7 @@ from typing import Any
 
 from common.configuration import PAGE, SUFFIX
 from common.errors import UserError, suggestion
-from common.papers import Paper, Target
+from common.papers import Paper, Target, raise_if_broken
 from common.papers.printed import Table
 
 JSON = ("run.json", "evaluation.json", "measures.json")
@@ -158,6 +158,7 @@ def targets_meant(flow: Any) -> list[str]:
     for word in flow.config["targets"]:
         fit = fnmatch.filter(flow.targets, word) if set("*?") & set(word) else [flow.target(word).name]
         if not fit:
+            raise_if_broken(word.strip("*?_"), flow.papers, flow.broken)
             raise UserError(f"targets: no target fits {word!r}{suggestion(word.strip('*?_'), flow.agents)}")
         names |= dict.fromkeys(fit)
     suite = flow.config["suite"]

@@ -51,8 +51,12 @@ class Flow:
         self.targets = papers.targets_of(self.papers)
         self.config = checked_config(self.config)
         self.summaries = summaries.Summaries(self)
-        if not self.broken:
+        try:
             self.config["targets"] = summaries.targets_meant(self)
+        except UserError as problem:
+            if problem not in self.broken.values():
+                raise
+            # of a broken paper: `requested` says so where the configuration's targets are asked for
         both = set(self.claims_tasks) & set(self._tasks(claims=False))
         if both:
             raise UserError(

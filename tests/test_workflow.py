@@ -495,6 +495,7 @@ def test_a_broken_paper_is_named_by_the_workflow_and_leaves_the_others_usable(re
         output = snakemake(repo, *page, "-n", code=1)
         assert said in output
         assert "Traceback" not in output
+    assert "toy_two_cartpole" in Flow({"targets": ["toy_two_*"]}, paper.parent.parent).config["targets"]
     output = snakemake(repo, "reports/toy_two_pong.html", "-n")
     assert (
         f"{said}: why the paper prints no score for it; until that is mended, there are no pages of toy"
