@@ -48,6 +48,7 @@ _TABLE = (
     # --- sizes ---
     (COUNT, "batch_size minibatch_size replay_capacity held_out_states hidden_units stream_units"),
     (COUNT, "blocks filters value_units simulations test_simulations games_at_once"),
+    (Range(2), "ddpg.batch_size"),  # batch normalisation needs a variance
     (Range(1, 4096), "num_envs"),
     (Range(1, 1024), "workers"),
     (Range(1, 255), "stack n_step history frame_skip"),
@@ -55,13 +56,15 @@ _TABLE = (
     (Range(2, 19), "board"),
     (Range(2, 10_000), "atoms"),
     # --- the learning rule ---
-    (SHARE, "discount gae_lambda constant_step"),
+    (SHARE, "discount gae_lambda target_rate constant_step"),
     (Range(0.5, 1, above=True), "exponent"),
     (Range(1, 1000), "pictures"),
+    (POSITIVE, "actor_learning_rate critic_learning_rate"),
     (POSITIVE, "learning_rate error_clip reward_clip gradient_clip max_gradient_norm clip kl_target observation_clip"),
-    (POSITIVE, "value_gradient q_gradient c_puct noise_alpha"),
+    (POSITIVE, "value_gradient q_gradient c_puct noise_alpha final_layer_bound"),
     (FROM_0, "ppo.reward_clip gradient_norm_clip"),  # 0: no clipping
     (FROM_0, "entropy_coefficient entropy_weight value_coefficient kl_coefficient l2 noisy_sigma first_mean_square"),
+    (FROM_0, "weight_decay"),
     (FINITE, "value_min value_max komi"),
     # --- optimisers ---
     (DECAY, "gradient_momentum squared_gradient_momentum squared_gradient_decay momentum adam_beta1 adam_beta2"),
@@ -74,7 +77,8 @@ _TABLE = (
     (FROM_0, "noise_theta noise_sigma"),
     (POSITIVE, "noise_step"),
     (Range(0, 10), "priority_exponent rank_alpha proportional_alpha"),
-    (FROM_0, "priority_floor priority_offset"),
+    (FROM_0, "priority_floor priority_offset noise_theta noise_sigma"),
+    (POSITIVE, "noise_step"),
     # --- laptop tasks ---
     (COUNT, "vertical horizontal fewest_actions more_actions most_actions grid_points"),
     (COUNT, "theorem_1_draws theorem_2_repetitions repetitions runs steps long_steps plays many_plays"),
@@ -82,7 +86,7 @@ _TABLE = (
     (Range(2), "fewest_states most_states arms few_arms many_arms"),
     (COUNT, "tail episodes interim_episodes asymptotic_episodes asymptotic_runs actions other_runs lake_updates"),
     (Range(2, 10_000), "few_actions many_actions"),
-    (FROM_0, "asymptotic_skipped deviation noise"),
+    (FROM_0, "asymptotic_skipped deviation noise tail"),
     (SHARE, "success lake_discount constant tdc_step_size tdc_second_step_size emphatic_step_size"),
     (POSITIVE, "step_size tolerance epsilon_c small_gradient_step large_gradient_step"),
     (FROM_0, "initial_scale confidence drift"),

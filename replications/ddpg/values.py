@@ -125,8 +125,6 @@ def points_of(values: np.ndarray, returns: np.ndarray) -> list[tuple[str, str, f
 
 def experiment(config: Config, seed: int) -> Findings:
     c = config
-    if min(c.training_steps, c.episodes) < 1 or c.tail < 0:
-        raise UserError("training_steps and episodes must be 1 or more, tail 0 or more")
     nets, resolved = trained(c.training_steps, seed)
     envs = make_envs(train.Config(**resolved.settings), resolved.task, c.episodes, 1_000_000 + seed)
     values, returns = values_and_returns(nets, envs, c.tail, resolved.settings["discount"])

@@ -313,7 +313,11 @@ def test_ppo_does_not_count_the_replay_memory_as_its_code():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"replay_capacity": 2}, "replay capacity of 2 is too small"), ({"batch_norm": "no"}, "not bool")],
+    [
+        ({"replay_capacity": 2}, "replay capacity of 2 is too small"),
+        ({"batch_norm": "no"}, "not bool"),
+        ({"batch_size": 1}, "batch_size: 1 is not allowed; 2 or more"),
+    ],
 )
 def test_bad_settings_are_named(settings, message, tmp_path):
     with pytest.raises(UserError, match=message):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from common import papers
 from common.environments.vector import ReplayableEnvs
 from common.errors import UserError
 from replications.ddpg import values as v
@@ -87,6 +88,7 @@ def test_an_experiment_trains_and_measures():
     assert again.measures == found.measures
 
 
-def test_bad_settings():
-    with pytest.raises(UserError, match="must be 1 or more"):
-        v.experiment(v.Config(episodes=0), 1)
+@pytest.mark.parametrize(("name", "value"), [("episodes", 0), ("tail", -1), ("training_steps", 0)])
+def test_bad_settings_are_named(name, value):
+    with pytest.raises(UserError, match=f"{name}: {value} is not allowed"):
+        papers.resolve("ddpg", None, "values", "paper", {name: value})
