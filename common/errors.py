@@ -8,6 +8,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from common.say import say_aside
+from common.surroundings import name_the_user
 
 
 class UserError(Exception):
@@ -34,6 +35,7 @@ def disk_error(problem: OSError, where: object) -> UserError:
 
 def run_main(fn: Callable[[], object]) -> object:
     """`fn()`; a UserError becomes `error: ...` on stderr and exit code 2, and so does a disk that is full or not writable."""
+    name_the_user()
     try:
         return fn()
     except UserError as error:

@@ -60,3 +60,14 @@ def must_be_writable(what: str, folder: Path) -> None:
         raise UserError(
             f"{what}: {folder} cannot be written (no permission in {existing}); choose another: --config {what}=FOLDER"
         )
+
+
+def must_be_ones_own(clone: Path) -> None:
+    """UserError where a repository is somebody else's: notes, logs and pages of the workflow are written into it."""
+    for name in (".snakemake", "logs", "reports"):
+        part = clone / name if (clone / name).exists() else clone
+        if not os.access(part, os.W_OK | os.X_OK):
+            raise UserError(
+                f"{part.absolute()} cannot be written by you, and the workflow's notes, logs and pages go there: make a clone of "
+                f"your own, git clone {clone.absolute()}"
+            )

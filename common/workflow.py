@@ -19,10 +19,12 @@ from typing import Any
 from common import announce, interruptions, papers, summaries
 from common.configuration import PAGE, SUFFIX, bare, checked_config
 from common.errors import UserError, suggestion
-from common.files import must_be_writable
+from common.files import must_be_ones_own, must_be_writable
 from common.papers import Resolved, Target
+from common.runs import tracking
 from common.runs.devices import detect_device, own_device
 from common.say import say_aside
+from common.surroundings import name_the_user
 
 INDEX = f"{PAGE}index{SUFFIX}"
 SITE = "site"  # a rule's name
@@ -375,6 +377,7 @@ class Flow:
                     f"nothing is recorded for {target.name}; recorded are: {', '.join(known) or 'none yet'}. "
                     "Train it here instead: leave out source=recorded"
                 )
+        must_be_ones_own(Path())
         for key in ("results", "checkpoints"):
             if self.config[key]:
                 must_be_writable(key, Path(self.config[key]))
@@ -408,6 +411,8 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
         os.environ["PATH"] = os.pathsep.join([path, os.environ.get("PATH", "")])
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [base, os.environ.get("PYTHONPATH")]))
         os.environ.setdefault("WANDB_MODE", flow.config["wandb"])
+        tracking.mode()
+        name_the_user()
         if workflow.is_main_process:
             wanted = flow.requested(asked_of_snakemake(sys.argv))
             flow.check(wanted)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the ground up. Several names on one floor may import each other; a room may import itself.
 FLOORS = (
-    ("common.errors", "common.files", "common.say"),
+    ("common.errors", "common.files", "common.say", "common.surroundings"),
     ("common.papers",),
     ("common.environments",),
     ("common.learning",),

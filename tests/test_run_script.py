@@ -316,6 +316,19 @@ def test_no_suitable_python(repository):
     assert not (repository.root / ".venv").exists()
 
 
+def test_an_environment_of_somebody_elses_python_is_called_so(repository):
+    repository.require("tiny==1.0")
+    python = repository.root / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("no program")  # cannot be executed, as behind a folder that only its owner may enter
+    (repository.root / ".venv/complete").touch()
+    result = repository.run("true")
+    assert result.returncode == 1
+    assert "cannot be executed by you" in result.stderr
+    assert "a clone of your own" in result.stderr.replace("\n", " ")
+    assert python.exists()
+
+
 def test_outside_its_repository(repository):
     result = repository.run("true")
     assert result.returncode == 1

@@ -17,6 +17,7 @@ from common import papers
 from common.errors import UserError, disk_error, run_main
 from common.files import folder_named
 from common.learning.layers import make_deterministic
+from common.runs import tracking
 from common.runs.devices import claim_gpu
 from common.runs.estimate import measure, total_seconds
 from common.runs.provenance import ROOT
@@ -31,6 +32,7 @@ def main(paper: str, config_class: type, train: Callable) -> None:
 
     def run_it() -> None:
         known, resolved = parse(paper, config_class, sys.argv[1:])
+        tracking.mode()
         threads = prepare(known.seed, known.threads, not known.nondeterministic)
         command = " ".join([f"python -m replications.{paper}.train", *sys.argv[1:]])
         run = Run(

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("run_dir", type=Path, help="a finished run, e.g. results/dqn/pong/hour/seed1")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     arguments = parser.parse_args()
+    tracking.mode()
     evaluate_run(arguments.run_dir, arguments.device)
     tracking.final(arguments.run_dir)
 

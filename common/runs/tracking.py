@@ -15,9 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.errors import UserError, suggestion
 from common.say import say
+from common.surroundings import make_a_home
 
 PROJECT = "deep-rl-replications"
+MODES = ("offline", "online", "disabled")
 # The dashboard's sections; columns that a script adds go to `losses` or `charts` by their name.
 SECTIONS = {
     "eval_score": "evaluation/score", "eval_episodes": "evaluation/episodes", "mean_max_q": "evaluation/mean_max_q",
@@ -29,6 +32,16 @@ SECTIONS = {
 # the longest that wandb may take: to start, to upload at the end, to answer any other call
 INIT_SECONDS, UPLOAD_SECONDS, CALL_SECONDS = 15, 60, 10
 BURST = 30  # rows beyond one a second: evaluation phases of a small run follow each other quickly
+
+
+def mode() -> str:
+    """What WANDB_MODE asks for. UserError for a word that it does not know, which would be no mirror, silently."""
+    asked = os.environ.get("WANDB_MODE") or MODES[0]
+    if asked not in MODES:
+        raise UserError(
+            f"WANDB_MODE={asked} is not allowed{suggestion(asked, MODES)}; or leave it unset, for {MODES[0]}"
+        )
+    return asked
 
 
 def metric(column: str) -> str:
@@ -65,16 +78,17 @@ def start(
     run_id: str,
     history: list[dict] | None = None,
 ) -> Tracker:
-    """Opens the mirror of a run. Never raises, never prompts; the tracker of a failed start swallows everything.
+    """Opens the mirror of a run. Never raises but for a WANDB_MODE that is none, never prompts; the tracker of a failed start swallows everything.
 
     history: the rows before a resume. Logged again, since of an offline run's parts the last one uploaded wins.
     """
-    mode = os.environ.get("WANDB_MODE", "offline")
-    if mode == "disabled":
+    asked = mode()
+    if asked == "disabled":
         return Tracker(None)
     run = None
-    for attempt in dict.fromkeys([mode, "offline"]):
+    for attempt in dict.fromkeys([asked, "offline"]):
         try:
+            make_a_home(run_dir / "wandb")
             run = _init(attempt, run_dir, name=name, group=group, tags=tags, config=config, id=run_id)
             break
         except (Exception, SystemExit) as error:  # whatever it is, the run matters more
