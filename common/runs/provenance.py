@@ -30,7 +30,7 @@ STOPS = ("common.runs.laptop",)  # counted itself, and what it imports is plumbi
 
 def provenance(paper: str, task: papers.Task, device: str, threads: int, command: str) -> dict:
     """What is written into run.json, taken at the start: files may change while a run goes on."""
-    commit, diff = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+    commit, diff = _git("rev-parse", "HEAD"), uncommitted()
     lock = ROOT / "uv.lock"
     return {
         "commit": commit.strip() if commit else None,
@@ -47,6 +47,23 @@ def provenance(paper: str, task: papers.Task, device: str, threads: int, command
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "command": command, "started": now(),
     }  # fmt: skip
+
+
+def uncommitted() -> str:
+    """The changes that no commit has in what numbers come from: scripts, papers as data, packages; recorded runs are none of it."""
+    new = _git(
+        "ls-files",
+        "--others",
+        "--exclude-standard",
+        "--",
+        "common/*.py",
+        "replications/*.py",
+        "replications/*.yaml",
+    )
+    changed = _git(
+        "diff", "HEAD", "--", "common", "replications", "uv.lock", ":(exclude)replications/*/recorded/*"
+    )
+    return (changed or "") + (new or "")
 
 
 def key_of(provenance: dict) -> str:

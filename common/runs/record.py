@@ -106,6 +106,7 @@ def record(
         )
     for run in runs:
         check_settings(run, replications)
+        check_committed(run)
     target = recorded_dir(first["paper"], first["variant"], first["task"], first["budget"], root=replications)
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     try:
@@ -406,6 +407,12 @@ def check_settings(run: Finished, replications: Path) -> None:
         )
 
 
+def check_committed(run: Finished) -> None:
+    """UserError for a run that nobody can make again: its code stands in no commit."""
+    if run.run["provenance"].get("diff_sha256") or not run.run["provenance"].get("commit"):
+        raise UserError(f"{run.folder} was trained with code of no commit; commit it, and train again")
+
+
 def _difference(key: str, a: object, b: object) -> str:
     if isinstance(a, dict) and isinstance(b, dict):
         name = next(k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) or (k in a) != (k in b))
@@ -420,7 +427,7 @@ def main() -> None:
     )
     parser.add_argument("--refilm", action="store_true", help="evaluate recorded runs anew, for their films")
     parser.add_argument(
-        "--allow-smoke", action="store_true", help="record a smoke run, whose scores mean nothing"
+        "--allow-smoke", action="store_true", help="record a smoke run: its scores mean nothing"
     )
     parser.add_argument(
         "--device", default="auto", choices=["auto", "cpu", "cuda"], help="for the recorded evaluation"

@@ -28,7 +28,7 @@ def make_run(results: Path, seed: int = 1, score: float | None = None, **changes
         "settings": {"num_envs": 1, "training_steps": 500}, "settings_key": f"{seed:012x}", "overrides": {},
         "progress": {"agent_steps": 500, "frames": 2000, "updates": 100, "episodes": 2},
         "result": {"best_score": score, "best_agent_step": 400, "stopped": "length", "counts": {}},
-        "provenance": {"code_sha256": "c" * 64, "lock_sha256": "d" * 64, "rom_sha256": "e" * 64, "notes": ["earlier"]},
+        "provenance": {"commit": "a" * 40, "code_sha256": "c" * 64, "lock_sha256": "d" * 64, "rom_sha256": "e" * 64, "notes": ["earlier"]},
         "cost": {"seconds": 10.0},
     } | changes  # fmt: skip
     torch.manual_seed(seed)
@@ -295,6 +295,16 @@ def test_same_seed_twice(tmp_path, replications, evaluated):
     shutil.copytree(run, copy, symlinks=True)
     with pytest.raises(UserError, match="both seed 1"):
         record([run, copy], replications=replications)
+
+
+@pytest.mark.parametrize("changes", [{"diff_sha256": "f" * 64}, {"commit": None}])
+def test_a_run_whose_code_is_in_no_commit(tmp_path, replications, evaluated, changes):
+    run = make_run(tmp_path / "results")
+    path = run / "run.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | {"provenance": written["provenance"] | changes}))
+    with pytest.raises(UserError, match="code of no commit"):
+        record([run], replications=replications)
 
 
 def test_smoke_runs_only_on_request(tmp_path, replications, evaluated):

@@ -448,6 +448,33 @@ def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
     assert provenance.code_fingerprint("ppo") == other  # which has no replay memory
 
 
+def test_what_counts_as_uncommitted(tmp_path, monkeypatch):
+    git = lambda *words: subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)  # noqa: E731
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    files = (
+        "common/a.py",
+        "replications/dqn/train.py",
+        "replications/dqn/recorded/base/pong/run.json",
+        "README.md",
+    )
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one\n")
+    git("init", "-q")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "first")
+    assert not provenance.uncommitted()
+    for name in files[2:]:  # a page or recording made meanwhile changes no number
+        (tmp_path / name).write_text("two\n")
+    assert not provenance.uncommitted()
+    (tmp_path / files[1]).write_text("two\n")
+    assert "replications/dqn/train.py" in provenance.uncommitted()
+    git("checkout", "-q", files[1])
+    (tmp_path / "replications/ppo").mkdir()
+    (tmp_path / "replications/ppo/paper.yaml").touch()
+    assert "ppo/paper.yaml" in provenance.uncommitted()
+
+
 def test_the_modules_that_count_are_found_by_following_imports():
     dqn, ppo = (provenance.modules_that_count(f"replications.{paper}.train") for paper in ("dqn", "ppo"))
     shared = {"common.environments.atari", "common.environments.vector", "common.evaluation.protocol"}
