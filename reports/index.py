@@ -25,7 +25,7 @@ from common.evaluation.statistics import (
     median_over_games,
     median_over_games_interval,
 )
-from common.evaluation.verdict import WORDS, Verdict, score_in_words, seeds_in_words, state
+from common.evaluation.verdict import WORDS, Verdict, score_alone, score_in_words, seeds_in_words, state
 from common.say import say
 from reports.render import environment, make_preview, write
 from reports.runs import Run, find_runs, finished_of
@@ -35,7 +35,7 @@ from reports.words import size_name
 
 # What a reader sees beside the colour: a verdict is never told by colour alone.
 SIGNS = {
-    "replicated": "✓", "not_replicated": "✗", "undecided": "≈", "reached": "▲", "not_reached": "▽", "not_testable": "○",
+    "replicated": "✓", "not_replicated": "✗", "undecided": "≈", "reached": "▲", "not_reached": "▽", "too_short": "◔", "not_testable": "○",
     "no_published": "○", "own_settings": "○", "not_averaged": "!", "damaged": "!", "in_progress": "…", "failed": "!", "nothing_yet": "·",
 }  # fmt: skip
 
@@ -98,7 +98,7 @@ def cell(entry: Entry, has_page: bool) -> dict:
     words = [v.word]
     number = ""
     if v.score is not None:
-        number = score_in_words(v.score).split(" ± ")[0]
+        number = score_alone(v.score)
         words.append(f"{score_in_words(v.score)}, {seeds_in_words(v.score.n)}")
     if v.g is not None:
         words.append(f"{format_percent(v.g.value)} of the published margin")

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from common import papers
 from common.errors import UserError
-from common.evaluation.statistics import standard_error
+from common.evaluation.ranges import score_range
+from common.evaluation.statistics import FEW, standard_error
 from common.evaluation.verdict import (
     Judged,
     Published,
@@ -94,7 +95,8 @@ def episode_scores(run: Run, key: str = "episodes") -> list[float]:
 
 
 def spread(scores: Sequence[float]) -> float | None:
-    return st.stdev(scores) if len(scores) > 1 else None
+    """Standard deviation of episodes; None of fewer than five, which tell nothing of it."""
+    return st.stdev(scores) if len(scores) >= FEW else None
 
 
 def scored_episodes(run: Run) -> list[float]:
@@ -121,7 +123,7 @@ def scored_episodes(run: Run) -> list[float]:
 def uncertainty(verdict: Verdict, finished: Sequence[Run]) -> float | None:
     """What our score is rounded to: half the interval over seeds; for one seed, its episodes' standard error."""
     if verdict.score and verdict.score.high is not None:
-        return verdict.score.high - verdict.score.mean
+        return max(verdict.score.high - verdict.score.mean, verdict.score.mean - verdict.score.low)
     scores = scored_episodes(finished[0])
     return standard_error(spread(scores), len(scores))
 
@@ -151,6 +153,7 @@ def verdict_of(task, finished: Sequence[Run]) -> Verdict:
         bar=task.bar,
         episodes=min(len(run.evaluation["episodes"]) for run in finished),
         protocol_episodes=task.protocol.episodes,
+        bounds=score_range(task),
     )
 
 

@@ -15,18 +15,24 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+FEW = 5  # seeds; so few are all told, and from fewer episodes no spread is drawn
 MINUS, DASH = "\u2212", "\u2013"  # typographic; DASH stands for "not available"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `n` seed scores. `sd` (n - 1 in the denominator), `low` and `high` are None for a single seed."""
+    """Mean of `n` seed scores. `sd` (n - 1 in the denominator), `low` and `high` are None for a single seed.
+
+    method: what the interval is, Student's or a bootstrap; seeds: the scores themselves.
+    """
 
     mean: float
     n: int
     sd: float | None = None
     low: float | None = None
     high: float | None = None
+    method: str = "Student"
+    seeds: tuple[float, ...] = ()
 
     @property
     def standard_error(self) -> float | None:
@@ -51,18 +57,48 @@ def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
     return array
 
 
-def seed_interval(scores: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+def seed_interval(
+    scores: Sequence[float],
+    confidence: float = CONFIDENCE,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
     """Mean and Student interval over seed scores (1-D, score units). One seed gives a mean without an interval.
 
-    Raises ValueError for an empty list or a score that is not finite.
+    bounds: lowest and highest score that can be; where Student's interval leaves them it is a bootstrap's instead, which
+    never does. Raises ValueError for an empty list or a score that is not finite.
     """
     x = _finite(scores, "seed scores")
-    mean, n = float(x.mean()), len(x)
+    mean, n, seeds = float(x.mean()), len(x), tuple(float(score) for score in x)
     if n == 1:
-        return Estimate(mean, 1)
+        return Estimate(mean, 1, seeds=seeds)
     sd = float(x.std(ddof=1))
     half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * sd / math.sqrt(n)
-    return Estimate(mean, n, sd, mean - half, mean + half)
+    if sd > 0 and (mean - half < bounds[0] or mean + half > bounds[1]):
+        return Estimate(mean, n, sd, *mean_interval(x, confidence=confidence), "bootstrap", seeds)
+    return Estimate(mean, n, sd, mean - half, mean + half, seeds=seeds)
+
+
+def mean_interval(
+    scores: Sequence[float], repetitions: int = 10_000, seed: int = 0, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Percentile interval of the mean, seeds drawn anew: never outside of the scores. With few seeds it is too narrow, so it
+    stands with the seeds' scores only. The same seed gives the same interval. Source: Efron, Ann. Stat. 7 (1979) 1-26.
+    """
+    x = _finite(scores, "scores")
+    means = x[np.random.default_rng(seed).integers(0, len(x), (repetitions, len(x)))].mean(1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def share_interval(count: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Interval of a share of which `count` of `n` were seen. Source: Clopper and Pearson, Biometrika 26 (1934) 404-413."""
+    if not 0 <= count <= n or n < 1:
+        raise ValueError(f"{count} of {n}: a count of 0 to n, and n of at least 1, are needed")
+    tail = (1 - confidence) / 2
+    low = float(stats.beta.ppf(tail, count, n - count + 1)) if count else 0.0
+    high = float(stats.beta.ppf(1 - tail, count + 1, n - count)) if count < n else 1.0
+    return low, high
 
 
 def standard_error(sd: float | None, n: int | None) -> float | None:
@@ -215,6 +251,23 @@ def format_score(value: float, uncertainty: float | None = None) -> str:
     if uncertainty is None or not math.isfinite(uncertainty):
         return format_number(value, decimals)
     return f"{format_number(value, decimals)} ± {format_number(uncertainty, decimals)}"
+
+
+def estimate_in_words(ours: Estimate) -> str:
+    """`18.5 ± 0.4` over seeds (half the 95 % interval); where seeds are equal, or the interval is no Student's, in words."""
+    if ours.high is None:
+        return format_score(ours.mean)
+    half = max(ours.high - ours.mean, ours.mean - ours.low)
+    if half <= 1e-9 * max(1.0, abs(ours.mean)):
+        return f"{format_number(ours.mean, 1)}, the same in {ours.n} seeds"
+    if ours.method == "Student":
+        return format_score(ours.mean, half)
+    decimals = decimals_for(half)
+    mean, low, high = (format_number(x, decimals) for x in (ours.mean, ours.low, ours.high))
+    if ours.n <= FEW:
+        each = ", ".join(format_number(x, max(0, decimals)) for x in sorted(ours.seeds))
+        return f"{mean} (seeds {each})"
+    return f"{mean} (95 % bootstrap interval {low} to {high})"
 
 
 def format_percent(fraction: float | None) -> str:

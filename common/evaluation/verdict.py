@@ -4,7 +4,8 @@ Pure functions, no files. The rules, in order:
 
 1. nothing printed to compare with -> no_published (a stated bar of our own may be counted)
 2. the published margin over random play is too small to measure by -> not_testable
-3. fewer than 3 seeds, or shorter than the paper's runs -> reached / not_reached: a statement about this run only
+3. fewer than 3 seeds, or shorter than the paper's runs -> reached / not_reached: a statement about this run only; below half
+   of the paper's length what is not reached is too_short
 4. 3 seeds or more at the paper's length: the 95 % interval of g = (ours - random) / (published - random) against 0.9
    -> replicated / not_replicated / undecided
 """
@@ -12,26 +13,30 @@ Pure functions, no files. The rules, in order:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from common.evaluation.ranges import ANYTHING
 from common.evaluation.statistics import (
     Estimate,
     Ratio,
     as_printed,
     decimals_for,
+    estimate_in_words,
     format_number,
     format_percent,
-    format_score,
     human_normalised,
     published_ratio,
     seed_interval,
+    share_interval,
     standard_error,
 )
 
 THRESHOLD = 0.9  # of the paper's margin over random play
 FAR_ABOVE = 1.5
 MIN_SEEDS = 3
+LONG_ENOUGH = 0.5  # of the paper's length; what a shorter run does not reach says nothing
 MIN_MARGIN = 0.05  # of |human - random|
 
 # key -> (word on the badge, colour class in the page's style sheet)
@@ -41,6 +46,7 @@ WORDS = {
     "undecided": ("Undecided", "open"),
     "reached": ("Reached by this run", "run-good"),
     "not_reached": ("Not reached by this run", "run-bad"),
+    "too_short": ("Too short to judge", "short"),
     "not_testable": ("Not testable", "none"),
     "no_published": ("No published score", "none"),
     "own_settings": ("Settings of your own", "none"),
@@ -97,16 +103,25 @@ def of_own_settings(found: Verdict, settings: str) -> Verdict:
     )
 
 
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def seeds_in_words(n: int) -> str:
     return "one seed" if n == 1 else f"{n} seeds"
 
 
 def _length_in_words(fraction: float | None) -> str:
     if fraction is None:
-        return "a length that cannot be compared with the paper's"
+        return "a training whose length cannot be compared with the paper's"
     if fraction >= 1:
-        return "the paper's full length"
-    return f"{format_percent(fraction)} of the paper's frames"
+        return "the paper's full training"
+    return f"{format_percent(fraction)} of the paper's training"
+
+
+def _scored(ours: Estimate) -> str:
+    """`this agent scores -17.8`, `these 3 agents score 18.5 ± 0.4`."""
+    return f"{'this agent scores' if ours.n == 1 else f'these {ours.n} agents score'} {score_in_words(ours)}"
 
 
 def ratio_in_words(g: Ratio) -> tuple[str, str]:
@@ -153,15 +168,17 @@ def decide(
     bar: float | None = None,
     episodes: int | None = None,
     protocol_episodes: int | None = None,
+    bounds: tuple[float, float] = ANYTHING,
 ) -> Verdict:
     """The verdict on one task from one score per seed.
 
     `frames`: emulator frames each seed trained for (the shortest counts). `episodes` of `protocol_episodes`: how many
     evaluation episodes the scores come from; with fewer than the protocol asks for, the paper's length does not count
-    as reached. `bar`: our own stated score for tasks without a published one. Raises ValueError without scores or
-    with one that is not finite.
+    as reached. `bar`: our own stated score for tasks without a published one. `bounds`: the lowest and highest score that
+    can be; no interval leaves them. Raises ValueError without scores or with one that is not finite.
     """
-    ours = seed_interval(scores)
+    bounds = min(bounds[0], *scores, math.inf), max(bounds[1], *scores, -math.inf)
+    ours = seed_interval(scores, bounds=bounds)
     n = ours.n
     fraction = min(frames) / paper_frames if frames and paper_frames else None
     normalised = (
@@ -175,15 +192,22 @@ def decide(
 
     if published is None:
         reason = f" ({published_reason.rstrip('.')})" if published_reason else ""
+        none = f"no score is published to compare with{reason}"
         if bar is None:
-            return verdict("no_published", f"There is no published score to compare with{reason}.")
+            return verdict("no_published", f"{capital(_scored(ours))}; {none}.")
         reached = sum(score >= bar for score in scores)
-        return verdict(
-            "no_published",
-            f"There is no published score{reason}. Our own stated bar, {as_printed(bar)}, was reached by "
-            f"{reached} of {n} seed{'s' if n > 1 else ''}.",
-            bar_reached=(reached, n),
+        share = ""
+        if n > 1:
+            low, high = (format_number(100 * x, 0) for x in share_interval(reached, n))
+            share = f" (95 % interval of that share: {low} to {high} %)"
+        sentence = (
+            f"{capital(_scored(ours))}; {reached} of {n} reach {as_printed(bar)}, a bar of our own{share}. "
+            f"{capital(none)}."
+            if n > 1
+            else f"{capital(_scored(ours))} and {'reaches' if reached else 'does not reach'} {as_printed(bar)}, a bar of our "
+            f"own. {capital(none)}."
         )
+        return verdict("no_published", sentence, bar_reached=(reached, n))
     if random is None:
         return verdict(
             "not_testable",
@@ -196,6 +220,9 @@ def decide(
         )
 
     g = published_ratio(ours, published.value, random, published.stdev, published.n)
+    if g.low is not None and math.isfinite(g.low):
+        ends = [(bound - random) / (published.value - random) for bound in bounds]
+        g = Ratio(g.value, max(g.low, ends[0]), min(g.high, ends[1]))
     if published.standard_error is None:
         notes.append(
             "The published score's own error is not printed (unknown), so the interval carries only ours."
@@ -209,46 +236,50 @@ def decide(
     if few_episodes:
         notes.append(f"Evaluated on {episodes} of the protocol's {protocol_episodes} episodes.")
     point, interval = ratio_in_words(g)
-    share = f"{point} of the published margin over random play{interval}"
+    lead = (
+        f"After {_length_in_words(fraction)} {_scored(ours)}; the paper reports {as_printed(published.value)}, "
+        f"random play {as_printed(random)}."
+    )
+    notes.insert(
+        0,
+        f"That is {point} of the way from random play to the published score{interval}; from 90 % on, a line of ours, it "
+        "counts as reached.",
+    )
 
     if n < MIN_SEEDS or short or few_episodes:
-        key = "reached" if g.value >= THRESHOLD else "not_reached"
-        did = "reached" if key == "reached" else "did not reach"
-        who = "This run" if n == 1 else "These runs"
+        far = fraction is not None and fraction < LONG_ENOUGH
+        key = "reached" if g.value >= THRESHOLD else "too_short" if far else "not_reached"
+        who = "this run" if n == 1 else "these runs"
         missing = [
             m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), ("the paper's length", short)) if lacks
         ]
         missing += ["the whole evaluation"] if few_episodes else []
-        notes.append(
-            f"A statement about {who.lower()}, not about the paper: that takes {' and '.join(missing)}."
-        )
-        sentence = (
-            f"{who} ({seeds_in_words(n)}, {_length_in_words(fraction)}) {did} the published score: {share}; "
-            "the line is 90 %."
-        )
-        return verdict(key, sentence, g)
+        notes.append(f"A statement about {who}, not about the paper: that takes {' and '.join(missing)}.")
+        did = {
+            "reached": "That reaches the published score.",
+            "not_reached": "That does not reach the published score.",
+            "too_short": "",
+        }
+        return verdict(key, f"{lead} {did[key]}".strip(), g)
 
-    at_length = f"{seeds_in_words(n)} at the paper's full length reach {share}"
     if g.low >= THRESHOLD:
-        return verdict(
-            "replicated",
-            f"The published score holds: {at_length}. The whole interval is at or above 90 %.",
-            g,
-        )
+        notes.insert(1, "The whole interval is at or above 90 %.")
+        return verdict("replicated", f"The published score holds. {lead}", g)
     if g.high < THRESHOLD:
-        return verdict(
-            "not_replicated",
-            f"The published score was not replicated: {at_length}. The whole interval is below 90 %.",
-            g,
-        )
-    return verdict(
-        "undecided", f"Undecided: {at_length}. The interval holds 90 %; more seeds would narrow it.", g
-    )
+        notes.insert(1, "The whole interval is below 90 %.")
+        return verdict("not_replicated", f"The published score was not replicated. {lead}", g)
+    notes.insert(1, "The interval holds 90 %; more seeds would narrow it.")
+    return verdict("undecided", f"Undecided. {lead}", g)
 
 
 def score_in_words(ours: Estimate) -> str:
-    """`18.5 ± 0.4` over seeds (half the 95 % interval), or the one seed's score."""
-    return format_score(ours.mean, ours.high - ours.mean if ours.high is not None else None)
+    """`18.5 ± 0.4` over seeds (half the 95 % interval), or the one seed's score; see `estimate_in_words`."""
+    return estimate_in_words(ours)
+
+
+def score_alone(ours: Estimate) -> str:
+    """The same mean, rounded the same, without its interval."""
+    return re.split(r" [±(]|, the same", estimate_in_words(ours))[0]
 
 
 # --- a task with claims ---
@@ -265,6 +296,11 @@ class Judged:
     key: str
     score: Estimate
     values: tuple[float, ...]
+
+    @property
+    def deterministic(self) -> bool:
+        """Every seed gives the same: nothing in it is random, and many seeds say no more than one."""
+        return len(self.values) > 1 and len(set(self.values)) == 1
 
 
 def judge_claim(
@@ -314,9 +350,17 @@ def decide_claims(claims: Sequence[Judged], full: bool, whose: str = "the paper"
                 "reached", f"{who} ({seeds_in_words(n)} {size}) did what {all_claims} say.", (*notes, about)
             )
         return verdict(
-            "not_reached", f"{who} ({seeds_in_words(n)} {size}) did what {count} say.", (*notes, about)
+            "not_reached" if full else "too_short",
+            f"{who} ({seeds_in_words(n)} {size}) did what {count} say.",
+            (*notes, about),
         )
+    fixed = sum(claim.deterministic for claim in claims)
     over = f"over {seeds_in_words(n)} {size}, each by its whole 95 % interval"
+    if fixed == len(claims):
+        over = f"{size}; nothing in them is random, so they came out the same with every seed"
+    elif fixed:
+        came = "one came" if fixed == 1 else f"{fixed} came"
+        over = f"over {seeds_in_words(n)} {size}, by the whole 95 % interval; {came} out the same with every seed"
     if by["fails"]:
         return verdict(
             "not_replicated", f"Not all claims were replicated: {count} hold {over}, {len(by['fails'])} not."

@@ -62,7 +62,8 @@ def test_fewer_seeds_or_a_smaller_size_speak_of_the_run_only():
     assert "3 seeds or more." in decide_claims([two], full=True).notes[-1]
     assert decide_claims([HOLDS], full=False).key == "reached"
     assert "the paper's size" in decide_claims([HOLDS], full=False).notes[-1]
-    assert decide_claims([HOLDS, OPEN], full=False).key == "not_reached"
+    assert decide_claims([HOLDS, OPEN], full=False).key == "too_short"
+    assert decide_claims([two, claim(0, 0, at_least=1)], full=True).key == "not_reached"
     assert (
         decide_claims([HOLDS, claim(0, at_least=1)], full=True).key == "not_reached"
     )  # the fewest seeds count
@@ -73,3 +74,12 @@ def test_a_task_that_is_not_in_the_paper_has_a_size_of_its_own():
     assert "at the paper's own size" in decide_claims(judged, full=True).sentence
     assert "at the task's own size" in decide_claims(judged, True, "the task").sentence
     assert "less than the task's size" in decide_claims(judged, False, "the task").sentence
+
+
+def test_claims_without_chance_are_no_claims_over_seeds():
+    fixed, random = claim(1, 1, 1, at_least=0), claim(1, 2, 3, at_least=-9)
+    assert "nothing in them is random" in decide_claims([fixed, fixed], full=True).sentence
+    assert "over 3 seeds" not in decide_claims([fixed], full=True).sentence
+    both = decide_claims([fixed, random], full=True).sentence
+    assert "one came out the same with every seed" in both
+    assert "the same with every seed" not in decide_claims([random], full=True).sentence

@@ -8,16 +8,19 @@ import pytest
 from common.evaluation.statistics import (
     Estimate,
     decimals_for,
+    estimate_in_words,
     format_number,
     format_percent,
     format_score,
     human_normalised,
     interquartile_mean,
     interquartile_mean_interval,
+    mean_interval,
     median_over_games,
     median_over_games_interval,
     published_ratio,
     seed_interval,
+    share_interval,
     standard_error,
 )
 
@@ -33,7 +36,7 @@ def test_student_interval_by_hand():
 
 
 def test_one_seed_has_no_interval_and_bad_scores_are_refused():
-    assert seed_interval([3.0]) == Estimate(3.0, 1)
+    assert seed_interval([3.0]) == Estimate(3.0, 1, seeds=(3.0,))
     for bad in ([], [1.0, float("nan")], [float("inf")]):
         with pytest.raises(ValueError, match=r"seed scores"):
             seed_interval(bad)
@@ -198,3 +201,24 @@ def test_median_over_games_and_its_interval():
     assert median_over_games_interval(many) == (low, high)
     with pytest.raises(ValueError, match="runs x games"):
         median_over_games(np.array([1.0, 2.0]))
+
+
+def test_a_bounded_score_has_an_interval_inside_its_bounds():
+    scores = [244.0, 440.0, 492.0, 500.0, 500.0]
+    free, bounded = seed_interval(scores), seed_interval(scores, bounds=(0.0, 500.0))
+    assert free.high > 500
+    assert (bounded.method, bounded.mean) == ("bootstrap", free.mean)
+    assert min(scores) <= bounded.low < bounded.mean < bounded.high <= 500
+    assert seed_interval(scores, bounds=(0.0, 1000.0)) == free
+    assert mean_interval(scores) == mean_interval(scores)
+    many = seed_interval([*scores, *scores], bounds=(0.0, 500.0))
+    assert estimate_in_words(bounded) == "440 (seeds 244, 440, 492, 500, 500)"
+    assert estimate_in_words(many) == "440 (95 % bootstrap interval 370 to 490)"
+
+
+def test_the_share_of_seeds_that_reach_a_bar():
+    assert share_interval(4, 5) == (pytest.approx(0.28358, abs=1e-5), pytest.approx(0.99495, abs=1e-5))
+    assert share_interval(5, 5) == (pytest.approx(0.47818, abs=1e-5), 1.0)  # 0.025 ** (1 / 5)
+    assert share_interval(0, 3)[0] == 0.0
+    with pytest.raises(ValueError, match="6 of 5"):
+        share_interval(6, 5)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.evaluation.verdict import WORDS, Published, decide, score_in_words, state
+from common.evaluation.verdict import WORDS, Published, decide, score_alone, score_in_words, state
 
 FULL = 200_000_000
 
@@ -49,13 +49,37 @@ def test_fewer_seeds_or_frames_speak_of_the_run_only():
     assert judge([100.0] * 3, frames=[FULL + 4] * 3).key == "replicated"
     one = judge([-5.0], frames=2_000_000)
     assert one.fraction == 0.01
-    assert "one seed, 1.0 % of the paper's frames" in one.sentence
+    said = "After 1.0 % of the paper's training this agent scores \u22125.0; the paper reports 100, random play 0."
+    assert (one.key, one.colour, one.sentence) == ("too_short", "short", said)
     assert one.g.low is None
-    assert "paper's full length" in judge([90.0]).sentence
+    assert "After the paper's full training this agent" in judge([90.0]).sentence
     note = " ".join(one.notes)
     assert "3 seeds or more" in note
     assert "the paper's length" in note
     assert "the paper's length" not in " ".join(judge([90.0]).notes)
+
+
+def test_below_half_the_papers_length_nothing_counts_as_not_reached():
+    assert judge([50.0], frames=FULL // 2).key == "not_reached"
+    assert judge([50.0] * 3, frames=FULL // 2 - 1).key == "too_short"
+    assert judge([90.0], frames=FULL // 100).key == "reached"
+    sentence = judge([50.0, 52.0, 54.0], frames=FULL // 2 - 1).sentence
+    assert "these 3 agents score 52 ± 5; the paper reports 100, random play 0." in sentence
+
+
+def test_no_interval_leaves_what_can_be():
+    pong = judge([20.0, 21.0, 21.0], published=18.9, random=-20.7, bounds=(-21.0, 21.0))
+    assert (pong.score.method, pong.score.low >= 20.0, pong.score.high <= 21.0) == ("bootstrap", True, True)
+    assert pong.g.high == pytest.approx((21 + 20.7) / (18.9 + 20.7))
+    assert "score 20.7 (seeds 20.0, 21.0, 21.0)" in pong.sentence
+    inside = judge([1.0, 2.0, 3.0], published=18.9, random=-20.7, bounds=(-21.0, 21.0))
+    assert inside.score.method == "Student"
+    equal = judge([21.0] * 3, published=18.9, random=-20.7, bounds=(-21.0, 21.0))
+    assert "21.0, the same in 3 seeds" in equal.sentence
+    assert "±" not in equal.sentence
+    assert score_alone(equal.score) == "21.0"
+    assert score_alone(inside.score) == "2"
+    assert score_alone(pong.score) == "20.7"
 
 
 def test_unknown_paper_length_is_never_full():
@@ -104,8 +128,10 @@ def test_no_published_counts_our_own_bar():
         published_reason="not in the paper.",
     )
     assert (verdict.key, verdict.bar_reached, verdict.g) == ("no_published", (4, 5), None)
-    assert "475, was reached by 4 of 5 seeds" in verdict.sentence
+    assert "4 of 5 reach 475, a bar of our own (95 % interval of that share: 28 to 99 %)" in verdict.sentence
     assert "(not in the paper)" in verdict.sentence
+    one = decide([474.0], published=None, random=None, bar=475)
+    assert "This agent scores 474.0 and does not reach 475, a bar of our own." in one.sentence
     assert decide([1.0], published=None, random=None).key == "no_published"
 
 
@@ -120,8 +146,8 @@ def test_human_normalised_value():
 
 def test_every_key_has_a_word_and_states_carry_no_scores():
     assert set(WORDS) == {
-        "replicated", "not_replicated", "undecided", "reached", "not_reached", "not_testable", "no_published",
-        "own_settings", "not_averaged", "in_progress", "failed", "nothing_yet", "damaged",
+        "replicated", "not_replicated", "undecided", "reached", "not_reached", "too_short", "not_testable",
+        "no_published",        "own_settings", "not_averaged", "in_progress", "failed", "nothing_yet", "damaged",
     }  # fmt: skip
     verdict = state("nothing_yet", "x", ["y"])
     assert (verdict.key, verdict.score, verdict.notes) == ("nothing_yet", None, ("y",))
