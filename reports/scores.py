@@ -200,4 +200,8 @@ def judge(target: Target, runs: Sequence[Run]) -> tuple[Verdict, list[Judged]]:
     judged = judge_claims(target, finished)
     paper_size = papers.resolve(target.paper, target.variant_name, target.task.name, "paper").settings
     full = all(run.run["settings"] == paper_size for run in finished)
-    return decide_claims(judged, full, "the paper" if target.task.in_paper else "the task"), judged
+    whose, words = (
+        "the paper" if target.task.in_paper else "the task",
+        {c.name: c.statement for c in target.task.claims},
+    )
+    return decide_claims(judged, full, whose, words), judged

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from common.evaluation.ranges import ANYTHING
@@ -324,7 +324,9 @@ def open_claim(name: str, seeds: int) -> Judged:
     return Judged(name, "open", Estimate(math.nan, seeds), ())
 
 
-def decide_claims(claims: Sequence[Judged], full: bool, whose: str = "the paper") -> Verdict:
+def decide_claims(
+    claims: Sequence[Judged], full: bool, whose: str = "the paper", words: Mapping[str, str] | None = None
+) -> Verdict:
     """The verdict on a task with claims. `full`: the runs have the paper's own size; `whose`: "the task" where it is not in the paper.
 
     At 3 seeds or more and the paper's size: replicated if every claim holds, not_replicated if one fails, else undecided.
@@ -335,8 +337,11 @@ def decide_claims(claims: Sequence[Judged], full: bool, whose: str = "the paper"
     count = f"{len(by['holds'])} of {len(claims)} claims"
     size = f"at {whose}'s own size" if full else f"at less than {whose}'s size"
     missing = [m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), (f"{whose}'s size", not full)) if lacks]
+    words = words or {}
     notes = tuple(
-        f"{title}: {', '.join(by[key])}." for key, title in (("fails", "Fails"), ("open", "Open")) if by[key]
+        f"{title}: {(words.get(name) or name).rstrip('.')}."
+        for key, title in (("fails", "Fails"), ("open", "Open"))
+        for name in by[key]
     )
 
     def verdict(key: str, sentence: str, notes: tuple[str, ...] = notes) -> Verdict:

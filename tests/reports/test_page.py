@@ -50,7 +50,7 @@ def test_one_seed_at_the_hour(toy):
     write_run(toy, mean=18.53, spread=2.0)
     p = page(toy)
     assert (p.html["data-verdict"], p.html["data-source"], p.html["data-size"]) == ("reached", "own", "hour")
-    assert "one seed, 1.0 % of the paper's frames" in p.words
+    assert "After 1.0 % of the paper's training this agent scores" in p.words
     assert "standard errors 0.4" in p.words
     section = p.data["sections"][0]
     assert section["g"]["value"] == pytest.approx((18.53 + 20.7) / 39.6)
@@ -108,7 +108,7 @@ def test_not_testable_and_no_published(toy):
         )
     p = page(toy, "cartpole")
     assert p.html["data-verdict"] == "no_published"
-    assert "475, was reached by 5 of 5 seeds" in p.words
+    assert "5 of 5 reach 475, a bar of our own" in p.words
     assert "not in the paper" in p.words
 
 

@@ -117,6 +117,6 @@ def test_watch_ends_on_the_readers_own_run_although_a_longer_one_is_recorded(toy
     watch.watch(target_of(toy), toy / "results", toy / "page.html")
     page = Reader((toy / "page.html").read_text())
     assert (page.html["data-source"], page.html["data-size"]) == ("own", "smoke")
-    assert "paper's frames" in capsys.readouterr().out.splitlines()[-1]
+    assert "of the paper's training this agent scores" in capsys.readouterr().out.splitlines()[-1]
     watch.watch(target_of(toy), toy / "results", toy / "page.html", once=True)
     assert Reader((toy / "page.html").read_text()).html["data-size"] == "smoke"

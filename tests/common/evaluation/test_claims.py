@@ -76,6 +76,13 @@ def test_a_task_that_is_not_in_the_paper_has_a_size_of_its_own():
     assert "less than the task's size" in decide_claims(judged, False, "the task").sentence
 
 
+def test_claims_are_told_in_words():
+    found = decide_claims(
+        [claim(0, 0, 0, at_least=1), HOLDS], full=True, words={"a": "It grows."}
+    )
+    assert found.notes[0] == "Fails: It grows."
+
+
 def test_claims_without_chance_are_no_claims_over_seeds():
     fixed, random = claim(1, 1, 1, at_least=0), claim(1, 2, 3, at_least=-9)
     assert "nothing in them is random" in decide_claims([fixed, fixed], full=True).sentence
