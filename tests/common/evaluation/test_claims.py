@@ -77,9 +77,7 @@ def test_a_task_that_is_not_in_the_paper_has_a_size_of_its_own():
 
 
 def test_claims_are_told_in_words():
-    found = decide_claims(
-        [claim(0, 0, 0, at_least=1), HOLDS], full=True, words={"a": "It grows."}
-    )
+    found = decide_claims([claim(0, 0, 0, at_least=1), HOLDS], full=True, words={"a": "It grows."})
     assert found.notes[0] == "Fails: It grows."
 
 
