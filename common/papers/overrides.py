@@ -16,7 +16,7 @@ from common.errors import UserError, suggestion
 from common.papers.config_fields import Field, check_value, kinds
 
 MARK = "-set-"
-OVERRIDDEN_SIZE = r"(?:smoke|hour|paper|frames-[1-9][0-9]*)-set-[0-9a-f]{8}"
+OVERRIDDEN_SIZE = r"(?:smoke|hour|day|paper|frames-[1-9][0-9]*)-set-[0-9a-f]{8}"
 OVERRIDDEN = re.compile(r"(?P<base>.+)-set-[0-9a-f]{8}")
 
 

@@ -22,8 +22,8 @@ from common.papers.overrides import budget_of
 from common.papers.ranges import check
 from common.papers.units import FRAMES, agent_steps_to_frames, frames_to_agent_steps
 
-BUDGETS = ("smoke", "hour", "paper")
-SIZE = re.compile(r"(?:smoke|hour|paper|frames-[1-9][0-9]*)(?:-set-[0-9a-f]{8})?")
+BUDGETS = ("smoke", "hour", "day", "paper")
+SIZE = re.compile(r"(?:smoke|hour|day|paper|frames-[1-9][0-9]*)(?:-set-[0-9a-f]{8})?")
 
 
 # --- resolving ---
@@ -258,7 +258,12 @@ def _reasons_at_run_time(constants: Mapping[str, Constant]) -> dict[str, str]:
 
 
 def budgets_of(paper: Paper, task: Task, name: str) -> tuple[Budget, Budget]:
-    """The paper's budget, empty where it does not concern the task, and the task's own, empty where it has none."""
+    """The paper's budget, empty where it does not concern the task, and the task's own, empty where it has none.
+
+    A task for which no `day` is given takes no longer than that: its day is its `paper`.
+    """
+    if name == "day" and not _has_a_day(paper, task):
+        name = "paper"
     wide, own = (
         paper.budgets[name],
         Budget(name, **{"settings": {}, "expect": "", **task.budgets.get(name, {})}),
@@ -268,6 +273,13 @@ def budgets_of(paper: Paper, task: Task, name: str) -> tuple[Budget, Budget]:
     elif wide.kinds and task.kind not in wide.kinds:
         wide = Budget(name, {}, "")
     return wide, own
+
+
+def _has_a_day(paper: Paper, task: Task) -> bool:
+    wide = paper.budgets.get("day")
+    return "day" in task.budgets or (
+        wide is not None and task.script == "train" and task.kind in (wide.kinds or (task.kind,))
+    )
 
 
 def _shorter(task: Task, wide: Budget) -> dict[str, int | None]:

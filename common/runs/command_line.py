@@ -70,7 +70,7 @@ def parse(
     add = parser.add_argument
     add("--task", default=None, help="a task of paper.yaml, e.g. pong")
     add("--variant", default=None)
-    add("--budget", default="auto", help="smoke, hour, paper, frames-N or auto")
+    add("--budget", default="auto", help="smoke, hour, day, paper, frames-N or auto")
     add("--seed", type=int, default=1)
     add("--device", default="auto", choices=["auto", "cpu", "cuda"])
     add("--threads", type=int, default=0, help="of PyTorch; 0: one per core, at most 4")

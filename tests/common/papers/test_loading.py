@@ -601,7 +601,7 @@ def test_a_length_of_ones_own_takes_the_hours_settings_up_to_an_hour(toy, frames
             "pong",
             "hours",
             {},
-            "unknown budget 'hours' .did you mean 'hour'..; there are: smoke, hour, paper; or frames-N",
+            "unknown budget 'hours' .did you mean 'hour'..; there are: smoke, hour, day, paper; or frames-N",
         ),
         ("pong", "frames-0", {}, "unknown budget 'frames-0'"),
         ("pong", "frames-3", {}, "less than one agent step; at least 4"),
