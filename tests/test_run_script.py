@@ -156,6 +156,10 @@ def test_installs_once_runs_in_it_and_installs_again_when_the_lock_changed(repos
     second = repository.run("python", "-c", show)
     assert (second.returncode, second.stderr) == (0, "")
     assert repository.run("sh", "-c", "exit 7").returncode == 7
+    (repository.root / "mine.py").touch()
+    assert (
+        repository.run("python", "-c", "import mine").returncode == 0
+    )  # from another folder, as a notebook's
 
     # another run uses the environment: a changed lock must not pull it away
     user = repository.start(

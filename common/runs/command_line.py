@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from common.errors import UserError, disk_error, run_main
 from common.files import folder_named
 from common.learning.layers import make_deterministic
 from common.runs import tracking
-from common.runs.devices import claim_gpu
+from common.runs.devices import claim_gpu, detect_device
 from common.runs.estimate import measure, total_seconds
 from common.runs.provenance import ROOT
 from common.runs.run import Run
@@ -64,6 +66,7 @@ def parse(
     """The command line: which run, and any `Config` field as a flag."""
     parser = argparse.ArgumentParser(
         prog=f"python -m replications.{paper}.{script}",
+        usage="%(prog)s --task TASK [OPTIONS]",
         add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -93,9 +96,7 @@ def parse(
     )
     known, rest = parser.parse_known_args(arguments)
     if "--help" in rest or "-h" in rest:
-        parser.print_help()
-        say("\nand every constant of the paper:\n")
-        tyro.cli(config_class, args=["--help"])
+        show_help(parser, known, paper, config_class)
     papers.check_seed(known.seed)
     if known.threads < 0:
         raise UserError(f"--threads {known.threads}: 0 (one per core, at most 4) or more")
@@ -132,6 +133,27 @@ def parse(
     )  # a folder of its own: it never passes for the paper's settings
     run = papers.resolve(folder, known.variant, known.task, size, overrides)
     return known, dataclasses.replace(run, asked=asked)
+
+
+def show_help(
+    parser: argparse.ArgumentParser, known: argparse.Namespace, paper: str, config_class: type
+) -> None:
+    """Prints one usage and every setting, with the value that it has for the task and budget that were named; ends the process."""
+    default, of = config_class(), "the paper's; those of a task and size with --task and --budget"
+    if known.task is not None:
+        folder = papers.load_paper(paper)
+        _, task = papers.find_task(folder, known.variant, known.task)
+        device = detect_device() if known.device == "auto" else known.device
+        budget = papers.resolve_budget(known.budget, task, device)
+        default = config_class(**papers.resolve(folder, known.variant, known.task, budget).settings)
+        of = f"those of {task.name} at size {budget}"
+    notes = (config_class.__doc__ or "").replace("Defaults are", "Config's own defaults are", 1)
+    printed = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
+        tyro.cli(config_class, default=default, description=notes, args=["--help"])
+    parser.print_help()
+    say(f"\nand every setting; the defaults are {of}\n{printed.getvalue().partition(chr(10))[2].rstrip()}")
+    sys.exit()
 
 
 def pick_device(asked: str) -> str:

@@ -31,6 +31,7 @@ from common.runs.checkpoint import Checkpoints
 from common.runs.description import CHECKPOINT_GB
 from common.runs.folder import OUTPUTS
 from common.runs.progress import Progress
+from replications.dqn import train as dqn
 from tests.training import TINY, command, crashing, environment, open_run, start, train, wait_for
 
 PROMISED = ("model.safetensors", "curve.csv", "episodes.csv")
@@ -411,6 +412,25 @@ def test_a_bad_command_line_names_value_and_what_is_allowed(arguments, words):
         command_line.parse("dqn", Config, arguments)
     for word in words:
         assert word in str(error.value)
+
+
+def test_help_has_one_usage_and_the_values_of_the_size_that_was_named(capsys):
+    def said(*words: str) -> str:
+        with pytest.raises(SystemExit) as leaving:
+            command_line.parse("dqn", dqn.Config, [*words, "--help"])
+        assert not leaving.value.code
+        return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    paper = said()
+    assert paper.lower().count("usage:") == 1
+    assert (
+        "--training-steps INT agent steps (200M frames, about 38 days of play); Methods (default: 50000000)"
+        in paper
+    )
+    hour = said("--task", "pong", "--budget", "hour")
+    steps = papers.resolve("dqn", None, "pong", "hour").settings["training_steps"]
+    assert "the defaults are those of pong at size hour" in hour
+    assert f"about 38 days of play); Methods (default: {steps})" in hour
 
 
 def test_cuda_without_a_device_is_said(monkeypatch):
