@@ -55,9 +55,11 @@ class Evaluation:
             return replace(r, protocol=replace(r.protocol, **PROTOCOL))
 
         def make_envs(config, task, num_envs, seed, **options):
-            self.made.append(Games(num_envs))
-            self.asked.append((config, options))
-            return self.made[-1]
+            envs = Games(num_envs)
+            if isinstance(self.made, list):
+                self.made.append(envs)
+                self.asked.append((config, options))
+            return envs
 
         monkeypatch.setattr(papers, "resolve", resolved)
         monkeypatch.setattr(protocol, "make_envs", make_envs)
@@ -73,6 +75,8 @@ class Evaluation:
                 parameter.mul_(3)  # so that values differ
         save_file(self.net.state_dict(), folder / "model.safetensors")
         self.result = protocol.evaluate_run(folder, "cpu")
+        self.asked, self.made = tuple(self.asked), tuple(self.made)  # of the evaluation alone
+        self.agent = protocol.Agent(folder, "cpu")
 
     def groups(self) -> list[Games]:
         """The environments that were played in, films not counted."""
@@ -150,6 +154,14 @@ def test_scores_are_raw_scores_of_first_episodes_and_the_mean_is_of_the_protocol
     assert result["score"] != pytest.approx(np.mean([score for score, _ in episodes]))
     assert any(envs.column("truncated").any() for envs in watched.groups())
     assert result["weights_agent_step"] == 1234
+
+
+def test_however_many_are_played_at_once_they_are_the_same_episodes(watched):
+    """More than a group in one call, and from the middle on."""
+    whole = watched.agent.play(EPISODES)
+    assert [e.as_row() for e in whole] == watched.result["episodes"]
+    assert [e.seed for e in watched.agent.play(4, first=7)] == [e.seed for e in whole[7:11]]
+    assert not {e.seed for e in watched.agent.play(EPISODES, seed=SEED + 1)} & {e.seed for e in whole}
 
 
 def test_films_are_of_the_median_and_the_best_episode(watched):
