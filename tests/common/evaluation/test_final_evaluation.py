@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from common import papers
 from common.environments.vector import ReplayableEnvs
 from common.evaluation import protocol
+from common.runs import run as runs
+from common.runs.progress import Progress
 from replications.dqn import train as dqn
 from tests.scripted import ScriptedEnvs
-from tests.training import spaces
+from tests.training import open_run, spaces
 
 ACTIONS, SEED, EPISODES, EXTRA = 6, 9, 13, 5
 PROTOCOL = {"epsilon": 0.3, "max_frames": 444, "noop_max": 7, "episodes": EPISODES, "extra_episodes": EXTRA}
@@ -30,7 +32,7 @@ class Games(ScriptedEnvs):
     """Games that are what their seed says; they keep the seeds they were given and what they showed."""
 
     def __init__(self, num_envs: int):
-        super().__init__(num_envs, ACTIONS)
+        super().__init__(num_envs, ACTIONS, cap=25)
         self.seeds, self.shown = [], []
 
     def reset(self, seeds=None):
@@ -153,6 +155,7 @@ def test_scores_are_raw_scores_of_first_episodes_and_the_mean_is_of_the_protocol
     assert result["score"] == pytest.approx(np.mean([score for score, _ in episodes[:EPISODES]]))
     assert result["score"] != pytest.approx(np.mean([score for score, _ in episodes]))
     assert any(envs.column("truncated").any() for envs in watched.groups())
+    assert any((envs.column("done").sum(axis=0) > 1).any() for envs in watched.groups())  # and played on
     assert result["weights_agent_step"] == 1234
 
 
@@ -251,3 +254,18 @@ def test_a_phase_is_the_scripts(monkeypatch):
     assert len(wanted) > 3
     assert scores.tolist() == wanted
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_a_training_asks_for_its_phases_with_its_own_seed_and_the_protocols_cap(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runs, "evaluation_phase", lambda *given: asked.append(given) or np.array([1.0]))
+    run, script, config, _ = open_run("dqn", "pong", tmp_path, {"evaluation_epsilon": 0.2}, seed=6)
+    try:
+        for number in (0, 3):
+            assert run.evaluate("a policy", Progress(evaluations=number)).tolist() == [1.0]
+    finally:
+        run.close()
+    cap = run.resolved.protocol.max_frames
+    assert cap is not None
+    for number, given in zip((0, 3), asked, strict=True):
+        assert given[:7] == (script, config, run.task, "a policy", 6, number, cap)

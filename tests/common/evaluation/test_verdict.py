@@ -31,6 +31,19 @@ def test_full_length_verdicts_follow_the_interval_not_the_point():
     assert (g.low, g.high) == (pytest.approx(0.925159, abs=1e-5), pytest.approx(0.974841, abs=1e-5))
 
 
+def test_margins_are_over_random_play():
+    """Pong: 39.6 points between random play at -20.7 and the published 18.9; nine tenths of them end at 14.94."""
+
+    def pong(score):
+        return judge([score] * 3, published=18.9, random=-20.7, human=9.3)
+
+    assert pong(14.95).key == "replicated"
+    assert pong(14.93).key == "not_replicated"
+    assert pong(-20.7).g.value == 0
+    assert pong(9.3).normalised.value == pytest.approx(1)
+    assert "less than 5 %" in judge([0.0], published=-50.0).sentence  # below random play: a margin has a sign
+
+
 def test_the_published_error_can_turn_replicated_into_undecided():
     assert judge([92.0, 93.0, 93.0, 94.0]).key == "replicated"
     verdict = judge([92.0, 93.0, 93.0, 94.0], stdev=20.0, n=30)
