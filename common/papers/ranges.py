@@ -57,6 +57,10 @@ _TABLE = (
     (Range(2, 10_000), "atoms"),
     # --- the learning rule ---
     (SHARE, "discount gae_lambda target_rate constant_step"),
+    (SHARE, "first_right floor value_step_size baseline_step_size"),
+    (DECAY, "baseline_decay decay"),
+    (Range(1000), "draws"),
+    (POSITIVE, "spread"),
     (Range(0.5, 1, above=True), "exponent"),
     (Range(1, 1000), "pictures"),
     (POSITIVE, "actor_learning_rate critic_learning_rate"),
