@@ -4,7 +4,10 @@
 # Which papers, variants and tasks there are stands in replications/*/paper.yaml; what is asked of them in config.yaml.
 
 from common.interruptions import pass_on_signals
+from common.terminal import quieten
 from common.workflow import SIZES, prepare
+
+quieten(workflow)
 
 
 configfile: "config.yaml"

@@ -29,7 +29,13 @@ def _announcement(flow: Any, target: Target) -> list[str]:
         facts.append(f"{resolved.paper_fraction:.3g} of the paper's")
     seeds = flow.seeds(target, size)
     device = flow.device_of(target)
-    facts += [f"{seeds} seed{'s' if seeds > 1 else ''}", f"on {device}"]
+    folders = [
+        papers.run_dir(target.paper, target.variant, target.task, size, seed, flow.config["results"])
+        for seed in range(1, seeds + 1)
+    ]
+    done = sum((folder / "run.json").exists() for folder in folders)
+    trained = "" if not done else " trained already" if done == seeds else f", {done} of them trained already"
+    facts += [f"{seeds} seed{'s' if seeds > 1 else ''}{trained}", f"on {device}"]
     if flow.stop_when_reached(target) and resolved.task.published:
         facts.append("until the published score is reached")
     expect = papers.expectation(resolved.expect, device)

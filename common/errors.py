@@ -46,10 +46,15 @@ def run_main(fn: Callable[[], object]) -> object:
         sys.exit(2)
 
 
+def did_you_mean(value: object, names: list[str]) -> str:
+    """ " (did you mean 'pong'?)", or nothing where no name is near."""
+    close = get_close_matches(str(value), names, n=3, cutoff=0.66)
+    return f" (did you mean {' or '.join(repr(name) for name in close)}?)" if close else ""
+
+
 def suggestion(value: object, allowed, shown: int = 12) -> str:
     """ " (did you mean 'pong'?); there are: alien, amidar, ..." for a name that is not among `allowed`."""
     names = [str(name) for name in allowed]
-    close = get_close_matches(str(value), names, n=3, cutoff=0.66)
-    hint = f" (did you mean {' or '.join(repr(name) for name in close)}?)" if close else ""
+    hint = did_you_mean(value, names)
     more = f", ... ({len(names)} in all)" if len(names) > shown else ""
     return f"{hint}; there are: {', '.join(names[:shown]) or 'none'}{more}"

@@ -18,7 +18,7 @@ from typing import Any
 
 from common import announce, interruptions, papers, summaries
 from common.configuration import PAGE, SUFFIX, bare, checked_config
-from common.errors import UserError, suggestion
+from common.errors import UserError, did_you_mean
 from common.files import must_be_ones_own, must_be_writable
 from common.papers import Resolved, Target
 from common.runs import tracking
@@ -117,7 +117,8 @@ class Flow:
         if name not in self.targets:
             papers.raise_if_broken(name, self.papers, self.broken)
             raise UserError(
-                f"unknown target {name!r}{suggestion(name, self.targets)}; pages are made as reports/NAME.html"
+                f"unknown target {name!r}{did_you_mean(name, list(self.targets))}; pages are made as reports/NAME.html, and "
+                "./run targets PATTERN lists them"
             )
         return self.targets[name]
 

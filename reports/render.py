@@ -31,7 +31,7 @@ from reports.film_values import excerpt_of, shown_values, size
 from reports.runs import Run, find_runs, sizes_of_own_settings
 from reports.section import own_settings, resolved_for, section_data, section_of
 from reports.target import Target, load_target, roots
-from reports.words import authors, capital, duration, sentence, shown
+from reports.words import authors, capital, duration, sentence, shown, size_name
 
 HERE = Path(__file__).resolve().parent
 MAX_VIDEO = 450_000  # characters on the page
@@ -292,8 +292,9 @@ def render(
     for file, _ in [] if only else own_pages(target, results):
         make_preview(out.with_name(file), target, results, parse_page(file.removesuffix(".html"))[1])
     say(
-        f"{out}: {head['verdict'].word.lower()} ({head['source']}, {head['size']}). {head['verdict'].sentence}"
+        f"{name}, {head['source']}, {size_name(head['size'])}: {head['verdict'].word.lower()}. {head['verdict'].sentence}"
     )
+    say(f"page: {out}")
     return out
 
 

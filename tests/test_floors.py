@@ -23,6 +23,8 @@ FLOORS = (
         "common.configuration",
         "common.interruptions",
         "common.summaries",
+        "common.targets",
+        "common.terminal",
     ),
     ("reports",),
 )

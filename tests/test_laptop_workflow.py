@@ -22,7 +22,7 @@ def test_from_nothing_to_a_recorded_page(tmp_path):
         ".venv", ".git", "results", "logs", ".snakemake", "recorded", "__pycache__", "*.html"
     )
     shutil.copytree(ROOT, root, ignore=skip)
-    order = (PAGE, "--config", "budget=smoke", "seeds=2")
+    order = (PAGE, "--verbose", "--config", "budget=smoke", "seeds=2")
     assert snakemake(root, *order, log=log).wait(240) == 0, log.read_text()
     printed = log.read_text()
     assert re.search(r"double_dqn_overestimation: size smoke \(2 seeds, on \w+\)", printed)
@@ -44,7 +44,7 @@ def test_from_nothing_to_a_recorded_page(tmp_path):
     subprocess.run(command, cwd=root, check=True, timeout=120)
     shutil.rmtree(root / "results")
     recorded = tmp_path / "recorded"
-    assert snakemake(root, PAGE, "--config", "source=recorded", log=recorded).wait(120) == 0, (
+    assert snakemake(root, PAGE, "--verbose", "--config", "source=recorded", log=recorded).wait(120) == 0, (
         recorded.read_text()
     )
     text = (root / PAGE).read_text()

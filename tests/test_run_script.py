@@ -304,6 +304,14 @@ def test_usage(repository):
     result = repository.run()
     assert (result.returncode, result.stdout) == (2, "")
     assert "./run snakemake reports/dqn_pong.html" in result.stderr
+    for what in (
+        "./run targets pong",
+        "source=recorded",
+        "reports.watch",
+        "settings=",
+        "complete -o default -W",
+    ):
+        assert what in result.stderr
     assert repository.run("--help").stdout == result.stderr
 
 

@@ -235,7 +235,10 @@ def test_from_nothing_to_a_page_and_what_runs_again_when(repo, snakemake):
     output = snakemake(repo)  # no flag, no target: what config.yaml lists
     assert output.index(
         "toy_pong: size smoke (400 frames, 0.002 of the paper's, 1 seed, on cpu): a second"
-    ) < output.index("rule train")
+    ) < output.index("started at 0")
+    said = output.splitlines()  # of Snakemake's own lines next to nothing
+    assert len(said) < 16, output
+    assert "rule train" not in output
     assert "--config budget=hour: an hour" in output
     run = repo / "results/toy/pong/smoke/seed1"
     assert {p.name for p in run.iterdir()} >= {
@@ -296,6 +299,18 @@ def test_from_nothing_to_a_page_and_what_runs_again_when(repo, snakemake):
     snakemake(repo)  # the index follows its pages
     assert lines(repo, "trained") == trained
     assert "Nothing to be done" in snakemake(repo)
+
+
+def test_snakemakes_own_lines_are_there_for_who_wants_them(repo, snakemake):
+    order = ("reports/toy_pong.html", "--config", "source=recorded")
+    folder = papers.recorded_dir("toy", None, "pong", "hour", 1, root=repo / "replications")
+    folder.mkdir(parents=True)
+    for name in ("run.json", "evaluation.json"):
+        (folder / name).write_text("{}")
+    assert "rule report" in snakemake(repo, "-n", *order)
+    assert "rule report" in snakemake(repo, order[0], "--verbose", *order[1:])
+    (repo / "reports/toy_pong.html").unlink()
+    assert "rule report" not in snakemake(repo, *order)
 
 
 def test_recorded_pages_need_no_training_and_own_ones_follow(repo, snakemake):

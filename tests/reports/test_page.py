@@ -247,7 +247,9 @@ def test_what_was_asked_for_comes_first_and_the_rest_beside_it(toy, monkeypatch,
 
     beside = ["recorded-paper", "own-hour"]
     assert opens_on(asked="smoke") == ["own-smoke", *beside]
-    assert "(own, smoke)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "toy_pong, own, smoke: too short to judge. After 0.05 % of the paper's training" in printed
+    assert printed.splitlines()[-1] == f"page: {toy / 'page.html'}"
     assert opens_on() == ["own-hour", "recorded-paper", "own-smoke"]  # the newest of one's own
     assert opens_on(asked="frames-40") == [*beside, "own-smoke"]  # there is none of it
     monkeypatch.setattr(render_module, "check", lambda target, section: None)
