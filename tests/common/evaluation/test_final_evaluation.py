@@ -24,7 +24,7 @@ ACTIONS, SEED, EPISODES, EXTRA = 6, 9, 13, 5
 PROTOCOL = {"epsilon": 0.3, "max_frames": 444, "noop_max": 7, "episodes": EPISODES, "extra_episodes": EXTRA}
 SETTINGS = {
     "network": "mlp", "stack": 2, "noop_max": 30, "evaluation_epsilon": 0.9, "reward_clip": 1.0, "discount": 0.8,
-    "evaluation_steps": 70,
+    "evaluation_steps": 150,
 }  # fmt: skip
 
 

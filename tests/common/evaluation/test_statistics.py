@@ -188,6 +188,8 @@ def test_percent():
 def test_median_over_games_and_its_interval():
     scores = np.array([[0.0, 10.0, 5.0], [2.0, 30.0, 5.0]])  # 2 runs x 3 games: means 1, 20, 5
     assert median_over_games(scores) == 5.0
+    # means 1, 20 and 13: not the median of the six runs, which is 8
+    assert median_over_games(np.array([[0.0, 10.0, 6.0], [2.0, 30.0, 20.0]])) == 13.0
     assert median_over_games_interval(scores) == (5.0, 5.0)  # the median game never varies
     assert median_over_games_interval(scores[:, :1]) == (
         0.0,
