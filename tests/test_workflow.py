@@ -66,10 +66,11 @@ def train():
     count = int(saved.read_text()) if saved.exists() else 0
     began = "resumed at" if count else "started at"
     Path("prefix").write_text(sys.prefix)
-    print(began, count, "device", a.device, "wandb", os.environ["WANDB_MODE"], flush=True)
     stop = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.append(1))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.append(1))
+    print(began, count, "device", a.device, "wandb", os.environ["WANDB_MODE"], flush=True)
     while count < 20 or Path("slow").exists():
         count += 1
         saved.write_text(str(count))
