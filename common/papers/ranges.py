@@ -95,7 +95,7 @@ _TABLE = (
     (POSITIVE, "step_size tolerance epsilon_c small_gradient_step large_gradient_step"),
     (FROM_0, "initial_scale confidence drift"),
     (SHARE, "small_epsilon large_epsilon best wide_gap narrow_gap"),
-    (FINITE, "optimistic_value gradient_mean mean"),
+    (FINITE, "optimistic_value gradient_mean mean weight"),
 )  # fmt: skip
 
 RANGES: dict[str, Range] = {name: allowed for allowed, names in _TABLE for name in names.split()}

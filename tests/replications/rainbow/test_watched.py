@@ -202,7 +202,8 @@ def test_a_whole_training_is_what_the_algorithm_says(case, tmp_path, monkeypatch
     noise = Noise(monkeypatch)
     watched = Watched("rainbow", tmp_path, monkeypatch, SHORT | CASES[case], noise)
     f = check(watched, RAINBOW, {} if "noisy" in CASES[case] else {"explored": 0})
-    assert 0.1 < np.mean(np.array(NORMS) > f.c.max_gradient_norm) < 0.9  # clipped now and then
+    clipped_ones = sum(norm > f.c.max_gradient_norm for norm in NORMS)
+    assert 5 <= clipped_ones <= len(NORMS) - 5
     if f.c.noisy:
         acts = [e for e in watched.events if e.kind == "act"]
         assert all(len(e.passes) == 1 and len(e.passes[0].noise) == (4 if f.c.dueling else 2) for e in acts)
