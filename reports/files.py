@@ -64,7 +64,12 @@ RUN_SCHEMA = json_object(
             },
         ),
     },
-    {"variant": _maybe_text, "paper_frames": {"type": ["integer", "null"]}, "result": {"type": "object"}},
+    {
+        "variant": _maybe_text,
+        "paper_frames": {"type": ["integer", "null"]},
+        "result": {"type": "object"},
+        "superseded": _text,  # of a recorded run: what has changed in the rules since
+    },
 )
 
 

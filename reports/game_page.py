@@ -290,6 +290,8 @@ def replay_check(section: dict) -> dict:
             "ok": False,
         }
     run = kept[0]
+    if run.superseded:
+        return {"sentence": f"Its episodes are not played again here: {run.superseded}.", "ok": False}
     result = replay_recorded(run.folder, episodes=REPLAYED)
     replayed, identical = result["replayed"], result["identical"]
     recorded_mean, replayed_mean = (

@@ -64,6 +64,11 @@ class Run:
         return self.run["provenance"].get("undecided", {})
 
     @property
+    def superseded(self) -> str | None:
+        """What has changed in the rules since a recorded run was made."""
+        return (self.run or {}).get("superseded")
+
+    @property
     def video(self) -> Path | None:
         return self._file("episode.mp4")
 

@@ -53,6 +53,12 @@ def resolved_for(target: Target, size: str, runs: Sequence[Run]):
         return plain, [*notes, f"This run differs from what this size resolves to now: {error}"]
 
 
+def superseded_notes(runs: Sequence[Run]) -> list[str]:
+    """Of recorded runs that today's rules would make otherwise."""
+    reasons = dict.fromkeys(run.superseded for run in runs if run.superseded)
+    return [f"Made under earlier rules: {reason}. New runs take their place." for reason in reasons]
+
+
 def own_settings(target: Target, source: str, size: str, runs: Sequence[Run], resolved) -> str | None:
     """The settings that a user gave, in words: `learning rate 0.0001 instead of 0.00025`; None where there are none.
 
@@ -146,7 +152,12 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
         "size_name": size_name(size),
         "label": f"{size_name(size)}, {'recorded' if source == 'recorded' else 'your own'}",
         "verdict": verdict,
-        "notes": [*verdict.notes, *([more] if waiting and finished else []), *details["notes"]],
+        "notes": [
+            *superseded_notes(runs),
+            *verdict.notes,
+            *([more] if waiting and finished else []),
+            *details["notes"],
+        ],
         "finished": finished,
         "seeds": seeds_in_words(len(finished or runs)),
         "expect": papers.expectation(resolved.expect, str(device)) if resolved else None,

@@ -56,7 +56,7 @@ def cell_of(target: Target, results: Path, seeds: int | None = None) -> Cell:
     settings, best, other = paper_settings(target), None, None
     for source, size, runs in found:
         finished = finished_of(runs)
-        alike = [run for run in finished if run.run["settings"] == settings]
+        alike = [run for run in finished if run.run["settings"] == settings and not run.superseded]
         if not alike:
             if finished and other is None:
                 other = f"{size}: {_why_not(finished[0], settings)}"

@@ -101,7 +101,8 @@ class Agent:
         try:  # the settings too: of names and types that the script knows
             resolved = resolve(r["paper"], r["variant"], r["task"], r["budget"], r["settings"])
         except UserError as problem:
-            raise UserError(f"{self.folder / 'run.json'}: {problem}") from None
+            why = f"{r['superseded']} ({problem})" if r.get("superseded") else problem
+            raise UserError(f"{self.folder / 'run.json'}: {why}") from None
         self.protocol, self.task = resolved.protocol, resolved.task
         self.script = importlib.import_module(f"replications.{r['paper']}.train")
         self.config = self.script.Config(**r["settings"])

@@ -963,3 +963,14 @@ def test_overrides_are_found_from_a_runs_settings(toy):
     assert resolved.settings["training_steps"] == 77
     assert resolved.sources["training_steps"] == "command line"
     assert notes == []
+
+
+def test_a_recorded_run_of_earlier_rules_says_so_and_is_not_played_again(toy, monkeypatch):
+    import common.evaluation.protocol
+
+    folder = write_run(toy, mean=18.0, recorded=True, weights=True)
+    edit(folder / "run.json", superseded="screens are smaller now")
+    monkeypatch.setattr(common.evaluation.protocol, "replay_recorded", lambda *a, **k: pytest.fail("played"))
+    p = page(toy, source="recorded")
+    assert "Made under earlier rules: screens are smaller now. New runs take their place." in p.words
+    assert "Its episodes are not played again here: screens are smaller now." in p.words
