@@ -109,10 +109,13 @@ class Watched:
             target = numbers(names["target"]) if "target" in names else None
             result = update(*given)
             w = names.get("weights", names.get("w"))
+            passes = self.noise()
+            for one in passes:
+                one.of = next(name for name in ("q", "target") if names[name] is one.net)
             loss, sizes = result if isinstance(result, tuple) else (result, None)
             self.see(
                 "update", net=before, target=target, batch=names["batch"], after=numbers(names["q"]), loss=float(loss),
-                passes=self.noise(), steps=steps, weights=None if w is None else w.double().numpy().copy(),
+                passes=passes, steps=steps, weights=None if w is None else w.double().numpy().copy(),
                 sizes=None if sizes is None else sizes.double().numpy().copy(),
             )  # fmt: skip
             return result

@@ -30,8 +30,7 @@ class Noise:
 
         def spied_logits(net, states):
             self.names = {id(layer): name for name, layer in net.named_modules()}
-            weights = {name: tensor.detach().double().clone() for name, tensor in net.state_dict().items()}
-            one = SimpleNamespace(net=weights, states=states.double().numpy().copy(), noise={})
+            one = SimpleNamespace(net=net, states=states.double().numpy().copy(), noise={})
             self.passes.append(one)
             return logits(net, states)
 
@@ -86,17 +85,6 @@ def values(c, w, x, noise=None):
     return out.softmax(dim=2) @ support(c) if c.distributional else out[:, :, 0]
 
 
-def pass_of(passes, net, states):
-    """The forward pass of these weights on these states."""
-    found = [
-        p
-        for p in passes
-        if np.array_equal(p.states, states) and all(torch.equal(p.net[k], net[k]) for k in net)
-    ]
-    assert found, "a forward pass is missing"
-    return found[0]
-
-
 def shifted(c, returns, discounts, p):
     """Phi_z of R + discount z, an atom at a time."""
     z, out = support(c).numpy(), np.zeros((len(returns), c.atoms))
@@ -120,9 +108,9 @@ def gradient(c, w, target, batch, weights, passes):
     actions, next_states = torch.from_numpy(batch.actions), torch.from_numpy(batch.next_states)
     alive = ~batch.terminals  # what follows an end means nothing
     of = [p for p in passes if np.array_equal(p.states[alive], batch.next_states[alive])]
-    learning = pass_of(passes, w, batch.states)
-    ahead = next(p for p in of if all(torch.equal(p.net[k], target[k]) for k in target))
-    choosing = [p for p in of if all(torch.equal(p.net[k], w[k]) for k in w)][-1] if c.double else ahead
+    (learning,) = [p for p in passes if np.array_equal(p.states, batch.states) and p.of == "q"]
+    (ahead,) = [p for p in of if p.of == "target"]
+    (choosing,) = [p for p in of if p.of == "q"] if c.double else [ahead]
     assert len(passes) == 2 + c.double
     if c.noisy:  # each has noise of its own, in each layer
         layers = {name.removesuffix(".weight_sigma") for name in w if name.endswith("weight_sigma")}
