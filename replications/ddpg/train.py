@@ -195,7 +195,6 @@ def update(
 
     Batch normalisation takes the minibatch's own moments in the networks that learn, and running ones in the others.
     """
-    nets.train()
     bootstrap.eval()
     with torch.no_grad():
         next_values = bootstrap.critic(batch.next_states, bootstrap.actor(batch.next_states))
@@ -217,9 +216,9 @@ def update(
 # --- training: Algorithm 1 ---
 
 
-def tensors_of(nets: Networks) -> list[torch.Tensor]:
-    """What the target networks follow: weights, and the running moments of batch normalisation."""
-    return [t for t in nets.state_dict().values() if t.is_floating_point()]
+def running_moments(nets: Networks) -> list[torch.Tensor]:
+    """Of batch normalisation; and the actions' bounds, which never move."""
+    return [buffer for buffer in nets.buffers() if buffer.is_floating_point()]
 
 
 def train(config: Config, run: Run) -> None:
@@ -233,7 +232,10 @@ def train(config: Config, run: Run) -> None:
         "critic": adam(nets.critic, c.critic_learning_rate, c.weight_decay),
     }
     targets.load_state_dict(nets.state_dict())
-    followed, following = tensors_of(nets), tensors_of(targets)
+    followed = [o.param_groups[0]["params"][0] for o in optimisers.values()] + running_moments(nets)
+    following = [flatten_parameters(net)[0] for net in (targets.actor, targets.critic)] + running_moments(
+        targets
+    )
     replay = Replay(
         c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack,
         action_shape=envs.action_shape, **run.frame_storage(envs, c.replay_capacity),

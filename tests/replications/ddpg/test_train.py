@@ -177,7 +177,7 @@ IN_FRONT = ("actor.layers.1.bias", "actor.layers.2.bias", "actor.layers.5.bias",
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize("target_network", [True, False])
 def test_update_against_its_formulas_in_float64(batch_norm, target_network):
-    """Targets, both losses, batch normalisation, L2, Adam and the soft update: eight updates in a row."""
+    """Targets, both losses, batch normalisation, L2, Adam and the soft update: six updates in a row."""
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
     c = dataclasses.replace(PAPER, batch_norm=batch_norm, target_network=target_network, target_rate=0.1)
@@ -187,15 +187,18 @@ def test_update_against_its_formulas_in_float64(batch_norm, target_network):
         "actor": adam(nets.actor, c.actor_learning_rate),
         "critic": adam(nets.critic, c.critic_learning_rate, c.weight_decay),
     }
-    following, followed = ddpg.tensors_of(targets), ddpg.tensors_of(nets)
-    for _ in range(8):
+    following, followed = (
+        [t for t in n.state_dict().values() if t.is_floating_point()] for n in (targets, nets)
+    )
+    for _ in range(6):
         batch = tensors(rng, 32, 5, 2)
         loss, value = ddpg.update(
             nets, targets if target_network else nets, optimisers, as_batch(*batch), c
         ).tolist()
         ddpg.soft_update(following, followed, c.target_rate)
         expected = twin.update(*(t.float().double() if t.is_floating_point() else t for t in batch))
-        assert (loss, value) == pytest.approx(expected, rel=2e-3, abs=2e-5)
+        assert loss == pytest.approx(expected[0], rel=1e-3)
+        assert value == pytest.approx(expected[1], rel=1e-3, abs=1e-4)
     for net, own in ((nets, twin.net), (targets, twin.target)):
         for name, tensor in doubles(net).items():
             if name.split(".")[-1] not in ("centre", "reach") and not (batch_norm and name in IN_FRONT):
