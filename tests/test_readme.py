@@ -106,3 +106,14 @@ def test_targets_and_modules_it_names_exist():
         assert importlib.util.find_spec(module)
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_ladder_names_what_exists_and_every_paper():
+    ladder = (ROOT / "docs" / "ladder.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"reports/([a-z0-9_-]+)\.html", ladder))
+    assert named <= set(papers.targets())
+    assert {papers.parse_target(name).paper for name in named} == set(papers.discover())
+    for path in re.findall(r"\]\(([^)#:]+)\)", ladder):
+        assert (ROOT / "docs" / path).exists(), path
+    for old, new in re.findall(r"`([a-z0-9_]+)` to `([a-z0-9_]+)`", ladder):
+        assert {old, new} <= set(papers.discover())
