@@ -1,4 +1,4 @@
-// Filters rows, columns and cells of the index; without scripts everything is shown. The filters stand in the address, so that a view can be linked to.
+// Filters rows, columns and cells of the index, which opens on what has results; without scripts everything is shown. The filters stand in the address, so that a view can be linked to.
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
@@ -7,6 +7,8 @@
   const heads = [...table.tHead.rows[0].cells].slice(1);
   const rows = [...table.tBodies[0].rows];
   const pages = rows.reduce((n, row) => n + row.querySelectorAll("td[data-key]").length, 0);
+
+  const some = table.querySelector("td[data-has]") !== null;
 
   function filter() {
     const text = fields.task.value.trim().toLowerCase();
@@ -38,7 +40,7 @@
     if (text) state.set("task", text);
     if (paper) state.set("paper", paper);
     if (verdict) state.set("verdict", verdict);
-    if (fields.results.checked) state.set("results", "1");
+    if (fields.results.checked !== some) state.set("results", some ? "0" : "1");
     if (!fields.variants.checked) state.set("variants", "0");
     history.replaceState(null, "", state.size ? "#" + state : location.pathname + location.search);
   }
@@ -46,10 +48,10 @@
   const given = new URLSearchParams(location.hash.slice(1));
   fields.task.value = given.get("task") ?? "";
   for (const key of ["paper", "verdict"]) if ([...fields[key].options].some((o) => o.value === given.get(key))) fields[key].value = given.get(key);
-  fields.results.checked = given.get("results") === "1";
+  fields.results.checked = given.has("results") ? given.get("results") === "1" : some;
   fields.variants.checked = given.get("variants") !== "0";
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", filter);
   form.addEventListener("reset", () => setTimeout(filter));
-  if (given.size) filter();
+  if (given.size || some) filter();
 })();

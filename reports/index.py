@@ -16,14 +16,11 @@ import numpy as np
 
 from common import papers
 from common.errors import UserError, run_main
+from common.evaluation.aggregates import interquartile_mean, median, with_interval
 from common.evaluation.statistics import (
     decimals_for,
     format_number,
     format_percent,
-    interquartile_mean,
-    interquartile_mean_interval,
-    median_over_games,
-    median_over_games_interval,
 )
 from common.evaluation.verdict import WORDS, Verdict, score_alone, score_in_words, seeds_in_words, state
 from common.say import say
@@ -139,7 +136,7 @@ def ours_against(entry: Entry) -> str | None:
     return "win" if ours > theirs else "loss" if ours < theirs else "tie"
 
 
-def with_interval(value: float, interval: tuple[float, float] | None) -> str:
+def in_words(value: float, interval: tuple[float, float] | None) -> str:
     """`93 % (85 to 101 %)`, rounded to what the interval allows."""
     if interval is None:
         return format_percent(value)
@@ -149,39 +146,34 @@ def with_interval(value: float, interval: tuple[float, float] | None) -> str:
 
 
 def aggregate(entries: Sequence[Entry]) -> dict | None:
-    """Median and interquartile mean over the games of one paper that have scores; None where none has.
+    """Median and interquartile mean over the games of one paper that have scores; None where fewer than two have.
 
-    All games enter with as many seeds as every one of them has; from 2 on there is an interval.
+    Each game weighs the same, whatever its number of seeds.
     """
     scored = [(entry, values) for entry in entries if (values := normalised(entry)) is not None]
-    if not scored:
+    if len(scored) < 2:
         return None
-    seeds = min(len(values) for _, values in scored)
-    table = np.array([values[:seeds] for _, values in scored]).T  # runs x games
+    scores = [np.array(values) for _, values in scored]
     printed = [
-        (e.target.task.published.value - e.target.task.random.value)
-        / (e.target.task.human.value - e.target.task.random.value)
-        for e, _ in scored
-        if e.target.task.published is not None
+        np.array([(task.published.value - task.random.value) / (task.human.value - task.random.value)])
+        for task in (entry.target.task for entry, _ in scored)
+        if task.published is not None
     ]
     outcomes = [outcome for entry, _ in scored if (outcome := ours_against(entry))]
     theirs = len(printed) == len(scored)
+    seeds = sorted({len(values) for values in scores})
+    found = {"median": with_interval(scores, median), "iqm": with_interval(scores, interquartile_mean)}
     return {
         "games": len(scored),
-        "seeds": seeds,
-        "median": with_interval(
-            median_over_games(table), median_over_games_interval(table) if seeds > 1 else None
-        ),
-        "iqm": with_interval(
-            interquartile_mean(table), interquartile_mean_interval(table) if seeds > 1 else None
-        ),
-        "paper_median": format_percent(float(np.median(printed))) if theirs else None,
-        "paper_iqm": format_percent(interquartile_mean(np.array(printed))) if theirs else None,
+        "seeds": str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}",
+        **{name: in_words(*pair) for name, pair in found.items()},
+        "paper_median": format_percent(float(median(printed))) if theirs else None,
+        "paper_iqm": format_percent(float(interquartile_mean(printed))) if theirs else None,
         "outcomes": {what: outcomes.count(what) for what in ("win", "tie", "loss")} if outcomes else None,
         "values": {
-            "median": median_over_games(table),
-            "iqm": interquartile_mean(table),
+            **{name: value for name, (value, _) in found.items()},
             "games": [entry.target.task.name for entry, _ in scored],
+            "seeds": [len(values) for values in scores],
         },
     }
 
@@ -280,10 +272,7 @@ def render_index(results: Path, out: Path, previews: bool = True) -> list[Entry]
                     }
                     for entry in entries
                 ],
-                "aggregates": [
-                    {"agent": a["agent"], "length": a["length"], "seeds": a["seeds"], **a["values"]}
-                    for a in totals
-                ],
+                "aggregates": [{"agent": a["agent"], "length": a["length"], **a["values"]} for a in totals],
             },
         )
     )

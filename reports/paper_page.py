@@ -189,7 +189,7 @@ def summary_of(cells: Sequence[Cell]) -> dict | None:
         "Optimality gap": aggregates.optimality_gap, "Games above human level": aggregates.share_above(1.0),
     }.items():  # fmt: skip
         value, interval = aggregates.with_interval(scores, statistic)
-        theirs = float(statistic(aggregates.as_table(printed))) if len(printed) == len(scored) else None
+        theirs = float(statistic(printed)) if len(printed) == len(scored) else None
         rows.append({
             "name": name, "ours": format_percent(value), "theirs": format_percent(theirs) if theirs is not None else "",
             "interval": f"{format_percent(interval[0])} to {format_percent(interval[1])}" if interval else "one seed a game",

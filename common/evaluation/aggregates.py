@@ -1,68 +1,77 @@
 """Scores over many tasks: means that outliers do not decide, and their intervals (Agarwal et al., NeurIPS 2021).
 
-`scores` is one array of runs a task, normalised; tasks may have different numbers of runs. Each task weighs the same. Intervals
-are of the stratified bootstrap: runs are drawn anew, with replacement, within each task. It sees no spread where a task has one
-run, and too little where it has few.
+`scores` is one array a task, normalised, with runs along the last axis; tasks may have different numbers of runs, and each task
+weighs the same: all is as if its runs were repeated until every task had as many. Axes before the last are drawings of a
+bootstrap. Intervals are of the stratified bootstrap: runs are drawn anew, with replacement, within each task. It sees no spread
+where a task has one run, and too little where it has few.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from common.evaluation.statistics import CONFIDENCE
 
 REPETITIONS = 2000
-Scores = Sequence[np.ndarray]  # of each task its runs, (runs,) float64
-Statistic = Callable[[np.ndarray], np.ndarray]  # (..., runs x tasks table) -> (...)
+Scores = Sequence[np.ndarray]  # of each task its runs, (..., runs) float64
+Statistic = Callable[[Scores], np.ndarray]  # -> (...)
 
 
-def as_table(scores: Scores) -> np.ndarray:
-    """(runs, tasks): each task's runs repeated until all have as many. Raises ValueError for none, or a number that is not finite."""
+def checked(scores: Sequence[Sequence[float]]) -> list[np.ndarray]:
+    """As arrays. Raises ValueError for no task, a task without runs, or a number that is not finite."""
     arrays = [np.asarray(runs, dtype=np.float64) for runs in scores]
     if not arrays or any(a.ndim != 1 or not a.size for a in arrays):
         raise ValueError("scores: one array of at least one run is needed for each task")
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError("scores: a value is not a finite number")
-    rows = math.lcm(*(len(a) for a in arrays))
-    return np.stack([np.repeat(a, rows // len(a)) for a in arrays], axis=1)
+    return arrays
 
 
-def interquartile_mean(table: np.ndarray) -> np.ndarray:
-    """Mean of the middle half of all runs x tasks; a quarter of them, rounded down, is cut at each end."""
-    flat = np.sort(table.reshape(*table.shape[:-2], -1), axis=-1)
-    cut = int(0.25 * flat.shape[-1])
-    return flat[..., cut : flat.shape[-1] - cut].mean(-1)
+def _means(scores: Scores) -> np.ndarray:
+    """(..., tasks)"""
+    return np.stack([runs.mean(-1) for runs in scores], axis=-1)
 
 
-def median(table: np.ndarray) -> np.ndarray:
+def interquartile_mean(scores: Scores) -> np.ndarray:
+    """Mean of the middle half of all runs; a quarter of them, rounded down, is cut at each end."""
+    values = np.concatenate(scores, axis=-1)
+    order = np.argsort(values, axis=-1)
+    weights = np.concatenate([np.full(runs.shape[-1], 1 / runs.shape[-1]) for runs in scores])
+    shares = weights[order]  # of each value in order; all of them are as many as there are tasks
+    equal = np.lcm.reduce([runs.shape[-1] for runs in scores])  # runs that each task is repeated to
+    cut = float(Fraction(int(equal) * len(scores) // 4, int(equal)))
+    ends = np.clip(np.cumsum(shares, axis=-1), cut, len(scores) - cut)
+    kept = np.diff(ends, axis=-1, prepend=cut)
+    return (np.take_along_axis(values, order, -1) * kept).sum(-1) / (len(scores) - 2 * cut)
+
+
+def median(scores: Scores) -> np.ndarray:
     """Median over tasks of each task's mean over runs."""
-    return np.median(table.mean(-2), axis=-1)
+    return np.median(_means(scores), axis=-1)
 
 
-def mean(table: np.ndarray) -> np.ndarray:
-    return table.mean((-2, -1))
+def mean(scores: Scores) -> np.ndarray:
+    return _means(scores).mean(-1)
 
 
-def optimality_gap(table: np.ndarray) -> np.ndarray:
+def optimality_gap(scores: Scores) -> np.ndarray:
     """How far runs fall short of 1 on average, those above it counted as 1."""
-    return 1 - np.minimum(table, 1).mean((-2, -1))
+    return 1 - mean([np.minimum(runs, 1) for runs in scores])
 
 
 def share_above(level: float) -> Statistic:
     """The share of tasks whose mean over runs is above `level`."""
-    return lambda table: (table.mean(-2) > level).mean(-1)
+    return lambda scores: (_means(scores) > level).mean(-1)
 
 
-def drawn_again(scores: Scores, repetitions: int = REPETITIONS, seed: int = 0) -> np.ndarray:
-    """(repetitions, runs, tasks): tables whose runs were drawn anew within each task. The same seed gives the same tables."""
-    rng = np.random.default_rng(seed)
-    arrays = [np.asarray(runs, dtype=np.float64) for runs in scores]
-    rows = math.lcm(*(len(a) for a in arrays))
-    drawn = [a[rng.integers(0, len(a), (repetitions, len(a)))] for a in arrays]
-    return np.stack([np.repeat(d, rows // d.shape[1], axis=1) for d in drawn], axis=2)
+def drawn_again(scores: Scores, repetitions: int = REPETITIONS, seed: int = 0) -> list[np.ndarray]:
+    """Of each task (repetitions, runs), drawn anew from its own runs. The same seed gives the same drawings."""
+    counts = np.array([len(runs) for runs in scores])
+    pick = np.random.default_rng(seed).integers(0, counts, (repetitions, counts.max(), len(scores)))
+    return [runs[pick[:, : len(runs), task]] for task, runs in enumerate(scores)]
 
 
 def interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -72,15 +81,18 @@ def interval(values: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float,
     return float(low), float(high)
 
 
-def with_interval(scores: Scores, statistic: Statistic) -> tuple[float, tuple[float, float] | None]:
-    """A statistic and its interval; None where no task has two runs."""
-    value = float(statistic(as_table(scores)))
-    if all(len(runs) < 2 for runs in scores):
+def with_interval(
+    scores: Sequence[Sequence[float]], statistic: Statistic, repetitions: int = REPETITIONS
+) -> tuple[float, tuple[float, float] | None]:
+    """A statistic and its interval; None where no task has two runs. Raises ValueError as `checked` does."""
+    arrays = checked(scores)
+    value = float(statistic(arrays))
+    if all(len(runs) < 2 for runs in arrays):
         return value, None
-    return value, interval(statistic(drawn_again(scores)))
+    return value, interval(statistic(drawn_again(arrays, repetitions)))
 
 
-def performance_profile(scores: Scores, levels: Sequence[float]) -> np.ndarray:
+def performance_profile(scores: Sequence[Sequence[float]], levels: Sequence[float]) -> np.ndarray:
     """The share of runs above each level, tasks weighing the same, (levels,)."""
-    table = as_table(scores)
-    return np.array([(table > level).mean() for level in levels])
+    arrays = checked(scores)
+    return np.array([mean([(runs > level).astype(float) for runs in arrays]) for level in levels])

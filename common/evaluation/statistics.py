@@ -1,4 +1,4 @@
-"""Statistics of a replication: intervals over seeds, the distance to a published score, aggregates over games.
+"""Statistics of a replication: intervals over seeds and the distance to a published score.
 
 A seed's score is one number (what the paper's protocol says, usually a mean over evaluation episodes); everything
 here treats the seeds as the sample, never the episodes: episodes of one trained network say nothing about the next
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -48,6 +49,12 @@ class Ratio:
     high: float | None = None
 
 
+@cache  # scipy takes a millisecond for each, and a band has hundreds of points
+def _student(share: float, freedom: int) -> float:
+    """Student's quantile."""
+    return float(stats.t.ppf(share, freedom))
+
+
 def _finite(values: Sequence[float] | np.ndarray, what: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
@@ -72,7 +79,7 @@ def seed_interval(
     if n == 1:
         return Estimate(mean, 1, seeds=seeds)
     sd = float(x.std(ddof=1))
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * sd / math.sqrt(n)
+    half = _student(0.5 + confidence / 2, n - 1) * sd / math.sqrt(n)
     if sd > 0 and (mean - half < bounds[0] or mean + half > bounds[1]):
         return Estimate(mean, n, sd, *mean_interval(x, confidence=confidence), "bootstrap", seeds)
     return Estimate(mean, n, sd, mean - half, mean + half, seeds=seeds)
@@ -136,13 +143,11 @@ def published_ratio(
     if ours.sd is None:
         return Ratio(g)
     tail = 0.5 + confidence / 2
-    wide_a = float(stats.t.ppf(tail, ours.n - 1)) ** 2 * ours.sd**2 / ours.n
+    wide_a = _student(tail, ours.n - 1) ** 2 * ours.sd**2 / ours.n
     wide_b = 0.0
     # The sd of one episode would be undefined: such a row carries no error we can use.
     if published_sd is not None and published_n is not None and published_n > 1:
-        wide_b = (
-            float(stats.t.ppf(tail, published_n - 1)) ** 2 * standard_error(published_sd, published_n) ** 2
-        )
+        wide_b = _student(tail, published_n - 1) ** 2 * standard_error(published_sd, published_n) ** 2
     denominator = b * b - wide_b
     if denominator <= 0:
         return Ratio(g, -math.inf, math.inf)
@@ -158,61 +163,6 @@ def human_normalised(ours: Estimate, random: float, human: float) -> Ratio:
     Raises ZeroDivisionError when human == random.
     """
     return published_ratio(ours, human, random)
-
-
-def interquartile_mean(scores: np.ndarray) -> float:
-    """Mean of the middle half of all runs x games values: a quarter of them, rounded down, is cut at each end
-    (Agarwal et al. 2021).
-    """
-    x = np.sort(_finite(scores, "scores").ravel())
-    cut = int(0.25 * x.size)
-    return float(x[cut : x.size - cut].mean())
-
-
-def interquartile_mean_interval(
-    scores: np.ndarray, repetitions: int = 2000, seed: int = 0, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """Percentile interval of the interquartile mean by a stratified bootstrap: runs are drawn anew within each game.
-
-    `scores`: runs x games, normalised. The same seed gives the same interval. Source: Agarwal et al., NeurIPS 2021,
-    section 4.
-    """
-    x = _finite(scores, "scores")
-    if x.ndim != 2:
-        raise ValueError(f"scores have shape {x.shape}; they must be runs x games")
-    runs, games = x.shape
-    pick = np.random.default_rng(seed).integers(0, runs, (repetitions, runs, games))
-    drawn = np.take_along_axis(np.broadcast_to(x, pick.shape), pick, 1).reshape(repetitions, -1)
-    drawn.sort(axis=1)
-    cut = int(0.25 * runs * games)
-    means = drawn[:, cut : runs * games - cut].mean(1)
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def median_over_games(scores: np.ndarray) -> float:
-    """Median over games of each game's mean over runs. `scores`: runs x games, normalised."""
-    return float(np.median(_runs_by_games(scores).mean(0)))
-
-
-def median_over_games_interval(
-    scores: np.ndarray, repetitions: int = 2000, seed: int = 0, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """Percentile interval of that median, by the same stratified bootstrap as the interquartile mean's."""
-    x = _runs_by_games(scores)
-    pick = np.random.default_rng(seed).integers(0, x.shape[0], (repetitions, *x.shape))
-    medians = np.median(np.take_along_axis(np.broadcast_to(x, pick.shape), pick, 1).mean(1), 1)
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(medians, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def _runs_by_games(scores: np.ndarray) -> np.ndarray:
-    x = _finite(scores, "scores")
-    if x.ndim != 2:
-        raise ValueError(f"scores have shape {x.shape}; they must be runs x games")
-    return x
 
 
 def decimals_for(uncertainty: float | None) -> int:

@@ -13,11 +13,7 @@ from common.evaluation.statistics import (
     format_percent,
     format_score,
     human_normalised,
-    interquartile_mean,
-    interquartile_mean_interval,
     mean_interval,
-    median_over_games,
-    median_over_games_interval,
     published_ratio,
     seed_interval,
     share_interval,
@@ -128,38 +124,6 @@ def test_human_normalised_score():
     assert r.low is None
 
 
-def frozen_scores(runs, games, seed):
-    return np.random.default_rng(seed).gamma(2, 0.5, (runs, games))
-
-
-@pytest.mark.parametrize(
-    ("shape", "seed", "iqm", "interval"),
-    # rliable 1.2.0 (arch 7.2.0, 20,000 repetitions) on the same arrays
-    [
-        ((5, 20), 1, 0.83916406, (0.74321055, 0.93427772)),
-        ((3, 49), 2, 0.8360289, (0.73894046, 0.93773636)),
-    ],
-)
-def test_interquartile_mean_is_rliables(shape, seed, iqm, interval):
-    x = frozen_scores(*shape, seed)
-    assert interquartile_mean(x) == pytest.approx(iqm, abs=1e-7)
-    assert interquartile_mean_interval(x, repetitions=5000) == pytest.approx(
-        interval, abs=0.008
-    )  # Monte Carlo noise
-
-
-def test_interquartile_mean_interval_is_frozen_and_stratified():
-    x = frozen_scores(5, 20, 1)
-    assert interquartile_mean_interval(x) == pytest.approx(
-        (0.7471555663815532, 0.9316349913606209), abs=1e-12
-    )
-    # equal runs within each game: resampling within games moves nothing, however different the games are
-    assert interquartile_mean_interval(np.tile(np.arange(8.0), (4, 1))) == (3.5, 3.5)
-    assert interquartile_mean(np.array([[1.0, 2.0, 3.0, 100.0]])) == 2.5
-    with pytest.raises(ValueError, match="runs x games"):
-        interquartile_mean_interval(np.arange(3.0))
-
-
 def test_rounding_to_what_the_interval_allows():
     assert format_score(18.53, 0.41) == "18.5 ± 0.4"
     assert format_score(18.53, 0.13) == "18.53 ± 0.13"
@@ -183,26 +147,6 @@ def test_percent():
     assert [format_percent(v) for v in values] == [
         "1.0 %", "12 %", "0.004 %", "100 %", "99.99 %", "50 %", "0 %", "\u221230 %", "123 %",
     ]  # fmt: skip
-
-
-def test_median_over_games_and_its_interval():
-    scores = np.array([[0.0, 10.0, 5.0], [2.0, 30.0, 5.0]])  # 2 runs x 3 games: means 1, 20, 5
-    assert median_over_games(scores) == 5.0
-    # means 1, 20 and 13: not the median of the six runs, which is 8
-    assert median_over_games(np.array([[0.0, 10.0, 6.0], [2.0, 30.0, 20.0]])) == 13.0
-    assert median_over_games_interval(scores) == (5.0, 5.0)  # the median game never varies
-    assert median_over_games_interval(scores[:, :1]) == (
-        0.0,
-        2.0,
-    )  # one game: drawn runs are (0, 0) to (2, 2)
-    rng = np.random.default_rng(3)
-    many = rng.normal(1.0, 0.5, (5, 11))
-    low, high = median_over_games_interval(many)
-    assert low < median_over_games(many) < high
-    assert 0.05 < high - low < 1.0
-    assert median_over_games_interval(many) == (low, high)
-    with pytest.raises(ValueError, match="runs x games"):
-        median_over_games(np.array([1.0, 2.0]))
 
 
 def test_a_bounded_score_has_an_interval_inside_its_bounds():
