@@ -13,6 +13,7 @@ from common.papers import Resolved, Task
 from reports.charts import PictureRow, picture, strips
 from reports.curves import Chart, Line, series_of
 from reports.film_values import film_values
+from reports.grids import grid_values
 from reports.reference import Reference, reference_of
 from reports.rows import (
     cost_rows,
@@ -258,6 +259,7 @@ def details(
         "noise": noise_sentence(rows),
         "strips": episode_strips(task, rows) if rows else None,
         "videos": videos_of(finished),
+        "grid": grid_values(target, finished),
         "protocol": protocol_rows(task, resolved, finished),
         "cost": cost_rows(trained),
         "replay": None,
