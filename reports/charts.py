@@ -117,7 +117,8 @@ def picture(rows: Sequence[PictureRow], line: tuple[str, float] | None, label: s
         body.append(
             f'<text class="threshold-label" x="{x}%" y="12" text-anchor="{anchor}">{escape(line[0])}</text>'
         )
-        body.append(f'<line class="threshold" x1="{x}%" x2="{x}%" y1="{top - 4}" y2="{bottom}"/>')
+        for y in range(top, bottom, step):  # beside the marks only: words and numbers stand between
+            body.append(f'<line class="threshold" x1="{x}%" x2="{x}%" y1="{y + 19}" y2="{y + 41}"/>')
     for index, row in enumerate(rows):
         y = top + step * index
         mid = y + 30

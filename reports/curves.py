@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from markupsafe import Markup, escape
 
-from common.evaluation.statistics import seed_interval
+from common.evaluation.statistics import as_printed, seed_interval
 from reports.charts import PALETTE, Scale, svg_of, tick_labels, ticks
 
 MAX_POINTS = 500  # a curve; fewer where many seeds share the page
@@ -102,16 +102,32 @@ class Chart:
             "small": self.small,
             "series": [s.data() for s in self.series],
             "lines": [
-                {"name": line.name, "css": line.css, "value": significant(line.value)} for line in self.lines
+                {
+                    "name": line.name,
+                    "css": line.css,
+                    "value": significant(line.value),
+                    "outside": self.outside(line),
+                }
+                for line in self.lines
             ],
         }
+
+    def outside(self, line: Line) -> bool:
+        """Whether the line lies so far from the curves that they would be flat beside it: then it is marked at the edge."""
+        ys = [y for s in self.series for y in s.values()]
+        if not ys:
+            return False
+        low, high = min(ys), max(ys)
+        room = max(high - low, 1e-9 * max(abs(low), abs(high)), 1e-12)
+        return not low - room <= line.value <= high + room
 
     def svg(self) -> Markup:
         """The same as a still picture: without scripts and on paper."""
         xs = [x for s in self.series for x in s.xs]
-        ys = [y for s in self.series for y in s.values()] + [line.value for line in self.lines]
-        if not xs or not ys:
+        ys = [y for s in self.series for y in s.values()]
+        if not xs or not (ys or self.lines):
             return Markup("")
+        ys += [line.value for line in self.lines if not ys or not self.outside(line)]
         height = 130 if self.small else 260
         wide, tall = Scale.around([*xs, 0]), Scale.around(ys)
         top, bottom = 8, height - 22
@@ -131,6 +147,14 @@ class Chart:
             anchor = "start" if x < 6 else "end" if x > 94 else "middle"
             body.append(f'<text class="tick" x="{x}%" y="{height - 6}" text-anchor="{anchor}">{text}</text>')
         for line in self.lines:
+            if self.outside(line):
+                up = line.value > max(y for s in self.series for y in s.values())
+                y, sign = (top + 10, "\u2191") if up else (bottom - 4, "\u2193")
+                words = f"{sign} {line.name}, {as_printed(line.value)}"
+                body.append(
+                    f'<text class="ref-label" x="100%" y="{y}" text-anchor="end">{escape(words)}</text>'
+                )
+                continue
             y = place(line.value)
             body.append(f'<line class="ref {line.css}" x1="0" x2="100%" y1="{y}" y2="{y}"/>')
             if not self.small:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 
+from common.evaluation.ranges import score_range
 from common.evaluation.statistics import as_printed, decimals_for, format_number, format_percent
 from common.evaluation.verdict import THRESHOLD, Verdict, score_in_words
 from common.papers import Resolved, Task
 from reports.charts import PictureRow, picture, strips
-from reports.curves import Chart, Line, series_of
+from reports.curves import Chart, Line, Series, series_of
 from reports.film_values import film_values
 from reports.grids import grid_values
 from reports.reference import Reference, reference_of
@@ -54,8 +56,8 @@ def verdict_picture(task, verdict: Verdict, finished: Sequence[Run]) -> Markup:
         value = format_number(mean, decimals) + (f" ± {format_number(sd, max(0, decimals))}" if band else "")
         rows.append(PictureRow(label, value, mean, "ours", band=band, points=(mean,)))
     else:
-        interval = (verdict.score.low, verdict.score.high)
-        label = f"Ours, {len(scores)} seeds: 95 % interval"
+        interval = (verdict.score.low, verdict.score.high) if verdict.score.sd else None
+        label = f"Ours, {len(scores)} seeds: 95 % {'bootstrap ' if verdict.score.method == 'bootstrap' else ''}interval"
         rows.append(
             PictureRow(
                 label,
@@ -162,6 +164,8 @@ def charts_of(
         series = series_of(
             [(name(run), xs, ys, hours) for run, xs, ys, hours in found], averaged, small, crowd
         )
+        if column in ("eval_score", "train_score_100"):
+            series = [within(s, score_range(task)) for s in series]
         if reference and not small:
             beside = reference.series(max(x for _, xs, *_ in found for x in xs))
             series += [beside] if beside else []
@@ -176,6 +180,12 @@ def charts_of(
     charts = [chart(name, lines_of.get(name, []), name != main) for name in wanted]
     # A schedule that never moves is a constant, and those have their table.
     return [c for c in charts if c is not None and not (c.id.endswith("-learning_rate") and _flat(c))]
+
+
+def within(series: Series, bounds: tuple[float, float]) -> Series:
+    """With no band beyond the lowest and the highest score that can be."""
+    low = [None if y is None else max(y, bounds[0]) for y in series.low]
+    return replace(series, low=low, high=[None if y is None else min(y, bounds[1]) for y in series.high])
 
 
 def _flat(chart: Chart) -> bool:

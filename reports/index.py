@@ -8,8 +8,10 @@ the workflow makes it anew (with everything it checks) as soon as it is asked fo
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from common.say import say
 from reports.render import environment, make_preview, write
 from reports.runs import Run, find_runs, finished_of
 from reports.section import own_settings, resolved_for, verdict_on
-from reports.target import Target, value_of
+from reports.target import Target
 from reports.words import size_name
 
 # What a reader sees beside the colour: a verdict is never told by colour alone.
@@ -120,10 +122,34 @@ def cell(entry: Entry, has_page: bool) -> dict:
 
 def normalised(entry: Entry) -> list[float] | None:
     """Human-normalised scores, one a seed; None where the task has no human or random score to measure with."""
-    human, random = value_of(entry.target.task.human), value_of(entry.target.task.random)
-    if entry.verdict.score is None or human is None or random is None or human == random:
+    scale = scale_of(entry.target.task)
+    if entry.verdict.score is None or scale is None:
         return None
-    return [(score - random) / (human - random) for score in entry.scores]
+    return [(score - scale[0]) / (scale[1] - scale[0]) for score in entry.scores]
+
+
+# Papers print other human scores for the same game (Pong: -3, 9.3, 14.6): side by side all are measured by one table
+ONE_TABLE = ("dueling_dqn", "noop30_30min")
+ONE_TABLE_IN_WORDS = "Wang et al. 2016, Table 2"
+
+
+@cache
+def one_table() -> dict[str, tuple[float, float]]:
+    """game -> (random, human)."""
+    paper, protocol = ONE_TABLE
+    found: dict[str, dict[str, float]] = {}
+    path = papers.REPLICATIONS / paper / "published.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["metric"] in ("random", "human") and row["protocol"] == protocol:
+                found.setdefault(row["game"], {})[row["metric"]] = float(row["value"])
+    return {game: (row["random"], row["human"]) for game, row in found.items() if len(row) == 2}
+
+
+def scale_of(task: papers.Task) -> tuple[float, float] | None:
+    """(random, human) that the index measures with, the same for every paper; None for what is no game of that table."""
+    scale = one_table().get(task.game or "")
+    return scale if scale and scale[0] != scale[1] else None
 
 
 def ours_against(entry: Entry) -> str | None:
@@ -154,11 +180,8 @@ def aggregate(entries: Sequence[Entry]) -> dict | None:
     if len(scored) < 2:
         return None
     scores = [np.array(values) for _, values in scored]
-    printed = [
-        np.array([(task.published.value - task.random.value) / (task.human.value - task.random.value)])
-        for task in (entry.target.task for entry, _ in scored)
-        if task.published is not None
-    ]
+    scales = [(e.target.task.published, scale_of(e.target.task)) for e, _ in scored]
+    printed = [np.array([(row.value - low) / (high - low)]) for row, (low, high) in scales if row is not None]
     outcomes = [outcome for entry, _ in scored if (outcome := ours_against(entry))]
     theirs = len(printed) == len(scored)
     seeds = sorted({len(values) for values in scores})
@@ -257,6 +280,7 @@ def render_index(results: Path, out: Path, previews: bool = True) -> list[Entry]
             rows=rows,
             cells=cells,
             aggregates=totals,
+            scale=ONE_TABLE_IN_WORDS,
             papers=sorted(loaded.values(), key=lambda p: (p.citation["year"], p.name)),
             legend=[(key, *WORDS[key], SIGNS.get(key, "●"), counts[key]) for key in WORDS if counts[key]],
             data={

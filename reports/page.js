@@ -61,6 +61,7 @@
       series.push({
         label: line.name,
         class: chart.small && line.css !== "human" ? "hidden-label" : null,
+        auto: !line.outside, // what is far away flattens no curve: it is marked at the edge
         stroke: colour(line.css),
         width: 1.5,
         dash: [6, 4],
@@ -82,6 +83,19 @@
         for (const j of [i - step, i + step]) if (column[j] != null) return j;
       return i;
     };
+    const edges = (u) => {
+      const { left, top, width, height } = u.bbox;
+      u.ctx.save();
+      u.ctx.font = 12 * devicePixelRatio + "px " + getComputedStyle(document.body).getPropertyValue("--sans");
+      u.ctx.textAlign = "right";
+      for (const line of lines.filter((l) => l.outside)) {
+        const up = line.value > u.scales.y.max;
+        if (!up && line.value > u.scales.y.min) continue;
+        u.ctx.fillStyle = colour(line.css);
+        u.ctx.fillText((up ? "↑ " : "↓ ") + line.name + ", " + score(line.value), left + width - 4, up ? top + 14 * devicePixelRatio : top + height - 6);
+      }
+      u.ctx.restore();
+    };
     const chartOf = new uPlot(
       {
         width: plot.clientWidth,
@@ -98,6 +112,7 @@
         ],
         cursor: { drag: { x: true, y: false }, points: { size: 7 }, dataIdx: nearest },
         legend: { show: true },
+        hooks: { draw: [edges] },
       },
       uPlot.join(tables),
       plot,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from common.evaluation.statistics import (
     DASH,
+    FEW,
     as_printed,
     decimals_for,
     format_number,
@@ -21,7 +22,16 @@ from reports.reference import Reference
 from reports.runs import Run
 from reports.scores import episode_scores, score_is, score_of, scored_episodes, scores_are, spread
 from reports.target import Target, value_of
-from reports.words import as_good_as_equal, duration, plain_value, same_or_each, short_count, shown, silence
+from reports.words import (
+    as_good_as_equal,
+    duration,
+    plain_value,
+    protocol_name,
+    same_or_each,
+    short_count,
+    shown,
+    silence,
+)
 
 
 def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
@@ -45,7 +55,13 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
 
     if verdict.score is not None and len(finished) > 1:
         share = ratio_in_words(verdict.normalised) if verdict.normalised else ()
-        what = f"mean over {seeds_in_words(len(finished))}, 95 % interval; a seed's score is the {scores_are(finished)}"
+        how = "95 % interval" if verdict.score.method == "Student" else "whose scores are bounded"
+        if len(finished) <= FEW:
+            each = ", ".join(format_number(score, 1) for score in verdict.score.seeds)
+            how = f"{how}; each: {each}"
+        what = (
+            f"mean over {seeds_in_words(len(finished))}, {how}; a seed's score is the {scores_are(finished)}"
+        )
         add("Ours", verdict.score.mean, score_in_words(verdict.score), what, "ours", *share)
     else:
         for run in finished:
@@ -62,7 +78,10 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
         if row is None:
             continue
         value = as_printed(row.value) + (f" ± {as_printed(row.stdev)}" if row.stdev is not None else "")
-        what = ("mean ± sd; " if row.stdev is not None else "") + f"{row.metric}, {row.protocol}; {row.file}"
+        metric = f"{row.metric.replace('_', ' ')}, " if who == "The paper" else ""
+        what = (
+            "mean ± sd; " if row.stdev is not None else ""
+        ) + f"{metric}{protocol_name(row.protocol)}; {row.file}"
         if who == "The paper":
             n = task.protocol.published_episodes
             error = standard_error(row.stdev, n)
@@ -97,7 +116,7 @@ def other_rows(target: Target) -> list[dict]:
             {
                 "metric": row["metric"],
                 "value": as_printed(float(row["value"])) + spread,
-                "protocol": row["protocol"],
+                "protocol": protocol_name(row["protocol"]),
                 "comparable": task.published is not None and row["protocol"] == task.published.protocol,
             }
         )
@@ -163,13 +182,16 @@ def noise_sentence(rows: Sequence[dict]) -> str | None:
 
 
 def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
-    """The paper's constants, or of a script of its own the task's, beside ours; a deviation carries its reason."""
+    """The paper's constants, or of a script of its own the task's, beside ours; those that stand among the deviations are left out."""
     own = target.task.script != "train"
     trained = next((run.run["settings"] for run in runs if run.run), None)
     settings = trained or (resolved.settings if resolved else {})
     reasons = {d.field or d.what: d.reason for d in resolved.deviations} if resolved and not own else {}
+    told = {name for d in resolved.deviations for name in (d.field, d.what) if name} if resolved else set()
     rows = []
     for constant in constants_of(target.paper, target.task):
+        if (constant.field or constant.name) in told:
+            continue
         ours = settings.get(constant.field, constant.ours) if constant.field else constant.ours
         deviates = constant.paper is None or not as_good_as_equal(ours, constant.expected)
         unit = f" {constant.field_unit}" if constant.field_unit != constant.unit and not own else ""
@@ -251,7 +273,7 @@ def protocol_rows(task, resolved, finished: Sequence[Run]) -> list[tuple[str, st
         ("Source", protocol.source),
     ]
     if task.published is not None:
-        rows.append(("Protocol of the published score", task.published.protocol))
+        rows.append(("Protocol of the published score", protocol_name(task.published.protocol)))
     return [(name, value) for name, value in rows if value not in (None, "", DASH)]
 
 
@@ -288,11 +310,17 @@ def provenance_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("Device", field("device")),
         ("Threads", field("threads")),
         ("Deterministic algorithms", yes),
-        ("Started", field("started")),
-        ("Finished", field("finished")),
+        *trained_between(runs),
         ("Notes", lambda r: "; ".join(str(n) for n in field("notes")(r) or [])),
     ]
-    return [(name, same_or_each(runs, read)) for name, read in rows]
+    return [(name, read if isinstance(read, str) else same_or_each(runs, read)) for name, read in rows]
+
+
+def trained_between(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """The days of the first start and the last end, over all seeds."""
+    times = [run.run["provenance"].get(key) for run in runs for key in ("started", "finished")]
+    days = sorted(str(time)[:10] for time in times if time)
+    return [("Trained", days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}")] if days else []
 
 
 def cost_rows(runs: Sequence[Run]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,30 @@ def size_name(size: str) -> str:
 
 
 SILENT = 300  # seconds: a training writes its status every ten, an evaluation phase may take minutes
+
+
+WORDS_OF_PROTOCOLS = (
+    (r"noop(\d+)", r"up to \1 no-ops at the start"),
+    (r"(\d+)(?:min|m)", r"at most \1 minutes of play"),
+    (r"eps([\d.]+)", r"epsilon \1"),
+    (r"(\d+)ep", r"\1 episodes"),
+    (r"(\d+)hz", r"\1 actions a second"),
+    (r"(\d+)h", r"\1 hours"),
+    (r"(\d+)seeds", r"\1 seeds"),
+    (r"last(\d+)", r"the last \1"),
+)
+
+
+def protocol_name(name: str) -> str:
+    """`up to 30 no-ops at the start, at most 5 minutes of play, epsilon 0.05, 30 episodes` of `noop30_5min_eps0.05_30ep`."""
+    parts: list[str] = []
+    for word in name.split("_"):
+        told = next((re.sub(f"^{p}$", w, word) for p, w in WORDS_OF_PROTOCOLS if re.fullmatch(p, word)), None)
+        if told or not parts or parts[-1][-1:] == ",":
+            parts.append((told or word) + ("," if told else ""))
+        else:
+            parts[-1] += f" {word}"
+    return ", ".join(part.rstrip(",") for part in parts)
 
 
 def silence(updated: object) -> str | None:

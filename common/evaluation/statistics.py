@@ -209,7 +209,7 @@ def estimate_in_words(ours: Estimate) -> str:
         return format_score(ours.mean)
     half = max(ours.high - ours.mean, ours.mean - ours.low)
     if half <= 1e-9 * max(1.0, abs(ours.mean)):
-        return f"{format_number(ours.mean, 1)}, the same in {ours.n} seeds"
+        return f"{format_number(ours.mean, 1)} in each seed"
     if ours.method == "Student":
         return format_score(ours.mean, half)
     decimals = decimals_for(half)

@@ -279,7 +279,7 @@ def score_in_words(ours: Estimate) -> str:
 
 def score_alone(ours: Estimate) -> str:
     """The same mean, rounded the same, without its interval."""
-    return re.split(r" [±(]|, the same", estimate_in_words(ours))[0]
+    return re.split(r" [±(]| in each seed", estimate_in_words(ours))[0]
 
 
 # --- a task with claims ---

@@ -73,6 +73,7 @@ class Claim:
     at_least: float | None = None
     at_most: float | None = None
     factor: bool = False
+    bound: str = "ours"  # whose the numbers of the bound are: ours, or printed in the paper
 
 
 # The `protocol` of a task that plays nothing.

@@ -185,7 +185,7 @@ def _resolve(
     per_step = task.frames_per_agent_step or (
         settings.get("frame_skip", paper.frames_per_agent_step) if task.kind == "atari" else 1
     )
-    protocol = replace(protocol, description=_in_words(protocol.description, settings, per_step))
+    protocol = replace(protocol, description=_in_words(protocol, settings, per_step))
     deviations = [
         Deviation(d["what"], None, None, "", d.get("source", ""), d["reason"], "listed")
         for d in (*paper.deviations, *task.deviations)
@@ -238,8 +238,9 @@ def _layer(paper: Paper, label: str) -> str:
     return "command line" if label == "command line" else f"{paper.file}: {label} settings"
 
 
-def _in_words(description: str, settings: Mapping[str, Any], frames_per_step: int) -> str:
-    """A protocol's description; {evaluation_period} and {evaluation_steps} in it become this run's own, in frames."""
+def _in_words(protocol: Protocol, settings: Mapping[str, Any], frames_per_step: int) -> str:
+    """A protocol's description; {evaluation_period}, {evaluation_steps} (in frames) and {extra_episodes} in it become this run's own."""
+    description = protocol.description.replace("{extra_episodes}", str(protocol.extra_episodes))
     for name in ("evaluation_period", "evaluation_steps"):
         if name in settings:
             frames = agent_steps_to_frames(settings[name], frames_per_step)

@@ -14,6 +14,20 @@ from tests.reports.pages import PAPER_FRAMES, Reader, edit, write_progress, writ
 PONG, MONTEZUMA = (-20.7, 9.3), (0.0, 4367.0)  # random, human
 
 
+@pytest.fixture(autouse=True)
+def scale(monkeypatch):
+    """The toy's own games in the one table that every column is measured by."""
+    monkeypatch.setattr(index, "one_table", lambda: {"pong": (-20.7, 9.3), "montezuma": (0.0, 4367.0)})
+
+
+def test_every_column_is_measured_by_one_table(monkeypatch):
+    monkeypatch.undo()
+    loaded = papers.load_papers()
+    scales = {index.scale_of(p.tasks["pong"]) for p in loaded.values() if "pong" in p.tasks}
+    assert scales == {(-20.7, 14.6)}  # Wang et al. 2016, Table 2; Mnih et al. 2015 print 9.3
+    assert index.scale_of(loaded["ppo"].tasks["cartpole"]) is None
+
+
 @pytest.fixture
 def entries(toy, monkeypatch):
     """All entries of the toy paper, read anew."""

@@ -88,7 +88,7 @@ def test_no_interval_leaves_what_can_be():
     inside = judge([1.0, 2.0, 3.0], published=18.9, random=-20.7, bounds=(-21.0, 21.0))
     assert inside.score.method == "Student"
     equal = judge([21.0] * 3, published=18.9, random=-20.7, bounds=(-21.0, 21.0))
-    assert "21.0, the same in 3 seeds" in equal.sentence
+    assert "21.0 in each seed" in equal.sentence
     assert "±" not in equal.sentence
     assert score_alone(equal.score) == "21.0"
     assert score_alone(inside.score) == "2"
