@@ -21,6 +21,9 @@ SEEDS = {
     2: "two seeds",
     3: "three seeds",
     5: "five seeds",
+    6: "6 seeds",
+    8: "8 seeds",
+    9: "9 seeds",
     10: "ten seeds",
     20: "twenty seeds",
 }
