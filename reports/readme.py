@@ -9,7 +9,8 @@ from pathlib import Path
 
 from common import papers
 from common.errors import UserError, run_main
-from common.evaluation.statistics import as_printed, format_number, format_percent
+from common.evaluation.ranges import score_range
+from common.evaluation.statistics import as_printed, estimate_in_words, format_percent, seed_interval
 from common.evaluation.verdict import seeds_in_words
 from common.files import write_file
 from common.say import say
@@ -36,7 +37,7 @@ def row_of(entry: Entry) -> tuple[str, str, str]:
         compared = "the paper's claims as stated inequalities" if task.in_paper else "not in the paper"
         return f"{held} of {len(judged)} claims hold, {seeds(entry)}", compared, verdict.word.lower()
     progress = runs[0].run["progress"]
-    ours = f"{format_number(sum(entry.scores) / len(entry.scores), 1)}, {seeds(entry)}"
+    ours = f"{estimate_in_words(seed_interval(entry.scores, bounds=score_range(task)))}, {seeds(entry)}"
     earlier = ", made under earlier rules" if any(run.superseded for run in runs) else ""
     if task.bar is not None:
         reached = sum(score >= task.bar for score in entry.scores)
