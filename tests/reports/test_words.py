@@ -1,0 +1,47 @@
+"""Names, bounds and checks as a reader is told them."""
+
+from pathlib import Path
+
+import pytest
+
+from common.papers import Claim
+from reports.claims_page import bound_is_ours, compared
+from reports.runs import Run
+from reports.words import protocol_name
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "noop30_5min_eps0.05_30ep",
+            "up to 30 no-ops at the start, at most 5 minutes of play, epsilon 0.05, 30 episodes",
+        ),
+        ("human_starts_30min", "human starts, at most 30 minutes of play"),
+        ("random_10hz_5min", "random, 10 actions a second, at most 5 minutes of play"),
+    ],
+)
+def test_protocols_are_told_in_words(name, words):
+    assert protocol_name(name) == words
+
+
+@pytest.mark.parametrize(
+    ("bounds", "ours"),
+    [
+        ({"at_least": 0.9}, True),
+        ({"at_least": 0.9, "bound": "printed"}, False),
+        ({"at_least": 0}, False),  # a comparison, not a line
+        ({"at_least": 1, "factor": True}, False),
+        ({"at_most": 1}, True),
+    ],
+)
+def test_whose_a_bound_is(bounds, ours):
+    assert bound_is_ours(Claim("a", "It holds", "m", "Figure 1", **bounds)) is ours
+
+
+def test_a_check_that_passed_within_rounding_passed():
+    run = Run(Path("x"), "recorded", "paper", 1, "finished", measures={"m": 1.0, "n": 2.0})
+    near = compared(run, {"m": 1.0 + 1e-12, "n": 2.0}, "seed 1 was run again", 0.0)
+    far = compared(run, {"m": 1.01, "n": 2.0}, "seed 1 was run again", 0.0)
+    assert (near["ok"], far["ok"]) == (True, False)
+    assert "within rounding" in near["sentence"]
