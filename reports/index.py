@@ -41,7 +41,10 @@ SIGNS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One page's line in the index. `source` and `size` are None where nothing was run; `problem` names damaged files."""
+    """One page's line in the index. `source` and `size` are None where nothing was run; `problem` names damaged files.
+
+    read: what `find_runs` gave, so that a page need not read it again.
+    """
 
     target: Target
     verdict: Verdict
@@ -49,6 +52,7 @@ class Entry:
     size: str | None = None
     finished: tuple[Run, ...] = ()
     problem: str | None = None
+    read: tuple | None = None
 
     @property
     def agent(self) -> str:
@@ -70,14 +74,15 @@ class Entry:
 def entry_of(target: Target, results: Path) -> Entry:
     """What a page opens on. Damaged files become the entry's `problem`; the index goes on without."""
     try:
-        found, _ = find_runs(target, results)
+        found, left_out = find_runs(target, results)
     except UserError as error:
         return Entry(target, state("damaged", "The results are damaged."), problem=str(error))
     if not found:
         return Entry(target, state("nothing_yet", "Nothing has been run yet."))
     source, size, runs = found[0]
     settings = own_settings(target, source, size, runs, resolved_for(target, size, runs)[0])
-    return Entry(target, verdict_on(target, runs, settings)[0], source, size, tuple(finished_of(runs)))
+    verdict = verdict_on(target, runs, settings)[0]
+    return Entry(target, verdict, source, size, tuple(finished_of(runs)), read=(found, left_out))
 
 
 def all_targets(loaded: Mapping[str, papers.Paper]) -> list[Target]:
@@ -219,7 +224,7 @@ def aggregates(entries: Sequence[Entry]) -> list[dict]:
 def has_page(entry: Entry, results: Path, out: Path) -> bool:
     """Whether there is a page to lead to; one that has results and is missing is made."""
     page = out.parent / entry.page
-    return page.exists() if entry.size is None else make_preview(page, entry.target, results)
+    return page.exists() if entry.size is None else make_preview(page, entry.target, results, read=entry.read)
 
 
 def row_order(name: str, kinds: dict[str, str]) -> tuple:

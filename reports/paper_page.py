@@ -25,7 +25,7 @@ from reports.runs import Run
 from reports.scores import judge
 from reports.table_page import csv_of, decide, latex_of, measured
 from reports.target import value_of
-from reports.whole import Cell, Decision, Missing, cell_of, codes_of, missing_of, overall, target_of
+from reports.whole import Cell, Decision, Missing, cell_of, codes_of, missing_of, overall, target_of, waiting
 
 LEVELS = np.linspace(0, 3, 61)  # of the performance profile, in human levels
 SMALL = 30  # learning curves drawn
@@ -54,6 +54,8 @@ def human_normalised(cell: Cell) -> np.ndarray | None:
 def verdict_of(cell: Cell) -> Verdict:
     if cell.runs:
         return judge(cell.target, cell.runs)[0]
+    if cell.short:
+        return state("too_short", "There are only runs that are shorter than the paper's.")
     return state("nothing_yet", "Nothing has been run at the paper's length.")
 
 
@@ -88,7 +90,12 @@ def _by_tasks(cells: Sequence[Cell], command: str, links: tuple) -> Decision:
     verdicts = [verdict_of(cell) for cell in cells]
     key = overall(
         [
-            Decision(v.key if v.key in ("replicated", "not_replicated", "nothing_yet") else "undecided", "")
+            Decision(
+                v.key
+                if v.key in ("replicated", "not_replicated", "nothing_yet", "too_short")
+                else "undecided",
+                "",
+            )
             for v in verdicts
         ]
     )
@@ -118,7 +125,7 @@ def _by_games(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing | N
         if above >= needed
         else "not_replicated"
         if below > total - needed
-        else "nothing_yet"
+        else waiting([cells[task] for task in claim.tasks])
         if not above + below
         else "in_progress"
     )
@@ -128,7 +135,7 @@ def _by_games(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing | N
 def _by_aggregate(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing | None) -> Decision:
     scores = [v for t in claim.tasks if (v := human_normalised(cells[t])) is not None and len(v) >= MIN_SEEDS]
     if len(scores) < len(claim.tasks):
-        key = "in_progress" if scores else "nothing_yet"
+        key = "in_progress" if scores else waiting([cells[t] for t in claim.tasks])
         return Decision(
             key,
             f"{len(scores)} of {len(claim.tasks)} games have {MIN_SEEDS} seeds of the paper's length.",
@@ -277,7 +284,7 @@ def context_of(paper: papers.Paper, variant: str, results: Path) -> dict:
                 ]
             )
             if verdicts
-            else "nothing_yet"
+            else waiting(list(cells.values()))
         )
     header = ["Task", "Ours", "95 % interval", "Seeds", "Published", "Random", "Human"]
     latex = [

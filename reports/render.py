@@ -142,13 +142,15 @@ def build(
     live: int | None = None,
     only: str | None = None,
     asked: str | None = None,
+    read: tuple | None = None,
 ) -> tuple[str, dict]:
     """The page's text and its opening section (for an empty page: a dict with only `verdict`, `source`, `size`).
 
     `watching`: opens on a size that is not finished. `live`: the page loads itself again every so many seconds. `only`: the
-    page of a size with settings of one's own, which is on no other. `asked`: the size of one's own that it opens on.
+    page of a size with settings of one's own, which is on no other. `asked`: the size of one's own that it opens on. `read`:
+    what `find_runs` gave, where it was asked already.
     """
-    found, left_out = find_runs(target, results, only)
+    found, left_out = read or find_runs(target, results, only)
     sections = thinned(target, found)
     sections.sort(key=lambda s: (s["source"], s["size"]) != ("own", asked))
     if watching:
@@ -226,12 +228,14 @@ def check(target: Target, section: dict) -> None:
         section["check"] = claims_page.measured_again(target, section["finished"])
 
 
-def make_preview(page: Path, target: Target, results: Path, only: str | None = None) -> bool:
+def make_preview(
+    page: Path, target: Target, results: Path, only: str | None = None, read: tuple | None = None
+) -> bool:
     """Makes a page that is missing, or was made here before and is outdated. True if there is a page then."""
     if page.exists() and page.stat().st_mtime != PREVIEW:
         return True
     try:
-        text, _ = build(target, "own", results, only=only)
+        text, _ = build(target, "own", results, only=only, read=read)
     except UserError as error:
         say(f"{page}: not made: {error}")
         return page.exists()

@@ -38,7 +38,7 @@ def render_site(results: Path, out: Path) -> list[Path]:
     entries = render_index(results, out / "index.html", previews=False)
     for entry in entries:
         if entry.size is not None:
-            text, _ = build(entry.target, "own", results)
+            text, _ = build(entry.target, "own", results, read=entry.read)
             write(out / entry.page, text)
             written.append(out / entry.page)
     agents, tables, tasks = summaries(entries, loaded)

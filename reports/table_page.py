@@ -22,7 +22,17 @@ from common.evaluation.verdict import WORDS
 from common.papers.printed import Comparison, Table
 from common.say import say
 from reports.render import environment, write
-from reports.whole import Cell, Decision, by_interval, cell_of, codes_of, missing_of, overall, target_of
+from reports.whole import (
+    Cell,
+    Decision,
+    by_interval,
+    cell_of,
+    codes_of,
+    missing_of,
+    overall,
+    target_of,
+    waiting,
+)
 
 HOW = {  # of a list of numbers, or of arrays of one shape
     "lowest": lambda values: np.min(np.stack(values), axis=0),
@@ -98,7 +108,8 @@ def decide(claim: Comparison, found: Objectives, command: str) -> Decision:
     )
     incomplete = [v for v in rows if not found.complete(v)]
     if incomplete:
-        key = "nothing_yet" if len(incomplete) == len(rows) else "in_progress"
+        cells = [found.cells[v, t] for v in rows for t in found.table.tasks]
+        key = waiting(cells) if len(incomplete) == len(rows) else "in_progress"
         return Decision(
             key,
             f"{len(rows) - len(incomplete)} of the {len(rows)} rows it is about have runs of every task.",
@@ -282,8 +293,8 @@ def context_of(paper: papers.Paper, table: Table, results: Path) -> dict:
     runs = sum(len(cell.runs) for cell in cells.values())
     wanted = table.seeds * len(cells)
     key = overall([decision for _, decision in decisions])
-    if key == "nothing_yet" or not decisions:
-        key = "in_progress" if runs else "nothing_yet"
+    if key in ("nothing_yet", "too_short") or not decisions:
+        key = "in_progress" if runs else waiting(list(cells.values()))
     lines = [(titles.get(v) or "", task, cell) for (v, task), cell in cells.items()]
     return {
         "paper": paper, "citation": paper.citation, "table": table, "rows": rows, "header": header, "scale": scale,

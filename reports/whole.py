@@ -14,19 +14,22 @@ from reports.target import Target
 from reports.words import duration
 
 ROUNDING = 1e-9  # a difference below is none
+SHORTER = "shorter than the paper's runs"
 
 
 @dataclass(frozen=True)
 class Cell:
     """The finished runs of one target at the paper's length and under today's rules, at most `seeds` of them, the first seeds.
 
-    other: what else there is, in words (a shorter run, one under other rules, damaged files), where `runs` is empty.
+    other: what else there is, in words (a shorter run, one under other rules, damaged files), where `runs` is empty; short:
+    it is a finished run that is shorter.
     """
 
     target: Target
     runs: tuple[Run, ...] = ()
     source: str | None = None
     other: str | None = None
+    short: bool = False
 
     @property
     def scores(self) -> list[float]:
@@ -53,27 +56,28 @@ def cell_of(target: Target, results: Path, seeds: int | None = None) -> Cell:
         found, _ = find_runs(target, results)
     except UserError as problem:
         return Cell(target, other=str(problem))
-    settings, best, other = paper_settings(target), None, None
+    settings, best, other, short = paper_settings(target), None, None, False
     for source, size, runs in found:
         finished = finished_of(runs)
         alike = [run for run in finished if run.run["settings"] == settings and not run.superseded]
         if not alike:
             if finished and other is None:
-                other = f"{size}: {_why_not(finished[0], settings)}"
+                why = _why_not(finished[0], settings)
+                other, short = f"{size}: {why}", why == SHORTER
             continue
         if differences(alike):
-            other = "seeds of different code or packages, which are not averaged"
+            other, short = "seeds of different code or packages, which are not averaged", False
             continue
         chosen = alike[:seeds]
         if best is None or len(chosen) > len(best.runs):
             best = Cell(target, tuple(chosen), source)
-    return best or Cell(target, other=other)
+    return best or Cell(target, other=other, short=short)
 
 
 def _why_not(run: Run, settings: dict) -> str:
     steps, wanted = run.run["settings"].get("training_steps"), settings.get("training_steps")
     if steps != wanted and None not in (steps, wanted):
-        return "shorter than the paper's runs" if steps < wanted else "longer than the paper's runs"
+        return SHORTER if steps < wanted else "longer than the paper's runs"
     return "made under other settings than today's"
 
 
@@ -129,6 +133,11 @@ class Decision:
         return WORDS[self.key][1]
 
 
+def waiting(cells: Sequence[Cell]) -> str:
+    """The state of what has no run at the paper's length: nothing was run, or only shorter."""
+    return "too_short" if any(cell.short for cell in cells) else "nothing_yet"
+
+
 def by_interval(low: float, high: float, seeds: int) -> str:
     """A claim that something is above 0: its interval on one side of it, with enough seeds, decides."""
     if seeds < MIN_SEEDS:
@@ -139,7 +148,7 @@ def by_interval(low: float, high: float, seeds: int) -> str:
 def overall(decisions: Sequence[Decision]) -> str:
     """The state of a page by those of its claims: one that fails decides, then one that is open."""
     keys = [d.key for d in decisions if d.key != "not_testable"]
-    for key in ("not_replicated", "nothing_yet", "in_progress", "undecided"):
+    for key in ("not_replicated", "too_short", "nothing_yet", "in_progress", "undecided"):
         if key in keys:
             return key
     return "replicated" if keys else "not_testable"

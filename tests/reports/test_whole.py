@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 import urllib.parse
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from common import papers
 from common.errors import UserError
 from reports import paper_page, site, table_page, task_page
+from reports.render import build
 from reports.whole import cell_of, target_of
 from tests.reports.pages import PAPER_FRAMES, PAPER_YAML, PUBLISHED_CSV, Reader, edit, write_run
 
@@ -56,16 +58,21 @@ claims:
 """
 
 
-@pytest.fixture
-def whole(toy, monkeypatch):
-    """The toy with tables and claims; returns a function that loads it."""
+def write_whole(folder):
+    """The toy's files with tables and claims."""
     text = PAPER_YAML.replace(
         '- {names: [pong], kind: atari, title: "{name}", protocol: nature, published: none, published_reason: not printed}',
         '- {names: [pong, montezuma], kind: atari, title: "{name}", protocol: nature, paper_frames: 4000000, published: none,'
         " published_reason: not printed}",
     )
-    (toy / "replications/toy/paper.yaml").write_text(text + WHOLE)
-    (toy / "replications/toy/published.csv").write_text(PUBLISHED_CSV + PRINTED)
+    (folder / "paper.yaml").write_text(text + WHOLE)
+    (folder / "published.csv").write_text(PUBLISHED_CSV + PRINTED)
+
+
+@pytest.fixture
+def whole(toy, monkeypatch):
+    """The toy with tables and claims; returns a function that loads it."""
+    write_whole(toy / "replications/toy")
 
     def load():
         return papers.load_paper("toy", root=toy / "replications")
@@ -189,6 +196,38 @@ def test_a_whole_paper_with_nothing_run(toy, whole):
     }  # fmt: skip
     assert "The car was scrapped." in text
     assert 'data-verdict="nothing_yet"' in text
+
+
+def test_shorter_runs_are_too_short_for_a_claim(toy, whole):
+    write_run(toy, mean=9.0)
+    text = paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text()
+    keys = verdicts(text)
+    assert (keys["human"], keys["typical"], keys["objectives"]) == ("too_short",) * 3
+    assert 'data-verdict="too_short"' in text
+    assert "shorter than the paper" in text
+    write(toy, task="montezuma", means=(10.0, 11.0, 12.0))  # one game is there now
+    text = paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text()
+    assert verdicts(text)["typical"] == "in_progress"
+
+
+def test_results_copied_from_elsewhere_render_without_weights(toy, whole, tmp_path_factory, monkeypatch):
+    """As `rsync -a` brings them from a cluster: every page has the same numbers, and nothing is asked of the weights."""
+    write(toy, means=(12.0, 13.0, 14.0), weights=True)
+    copied = tmp_path_factory.mktemp("laptop") / "results"
+    shutil.copytree(toy / "results", copied, ignore=shutil.ignore_patterns("*.safetensors", "*.mp4"))
+    assert not list(copied.rglob("model.safetensors"))
+    for name, render in (
+        ("toy", paper_page.render_paper),
+        ("pong", task_page.render_task),
+        ("toy_table_4", table_page.render_table),
+    ):
+        here = render(name, toy / "results", toy / "here.html").read_text()
+        there = render(name, copied, toy / "there.html").read_text()
+        assert "13.0" in there
+        assert there == here
+    monkeypatch.chdir(copied.parent)
+    page = build(target_of(whole(), "", "pong"), "own", copied)[0]
+    assert Reader(page).html["data-verdict"] in ("undecided", "not_replicated")
 
 
 def test_claims_over_games_are_settled_as_soon_as_they_can_be(toy, whole):
