@@ -152,11 +152,18 @@ def in_suite(flow: Any, name: str, target: Target) -> bool:
     return target.task in tasks and tasks[target.task].kind == kind and tasks[target.task].in_paper
 
 
+def fitting(flow: Any, pattern: str) -> list[str]:
+    """The targets that a pattern fits. After a paper's name and "_" it is about tasks: dqn_* has no page of dqn_2013."""
+    agent = max((name for name in flow.agents if pattern.startswith(f"{name}_")), key=len, default=None)
+    fit = fnmatch.filter(flow.targets, pattern)
+    return [name for name in fit if flow.targets[name].agent == agent] or fit
+
+
 def targets_meant(flow: Any) -> list[str]:
     """The configuration's `targets`, patterns written out; with a `suite`, their agents on all of its tasks."""
     names: dict[str, None] = {}
     for word in flow.config["targets"]:
-        fit = fnmatch.filter(flow.targets, word) if set("*?") & set(word) else [flow.target(word).name]
+        fit = fitting(flow, word) if set("*?") & set(word) else [flow.target(word).name]
         if not fit:
             raise_if_broken(word.strip("*?_"), flow.papers, flow.broken)
             raise UserError(f"targets: no target fits {word!r}{suggestion(word.strip('*?_'), flow.agents)}")

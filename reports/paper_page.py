@@ -78,10 +78,14 @@ def decide_claim(
     links = (
         tuple((cells[t].page, cells[t].target.task.title) for t in claim.tasks) if claim.by == "tasks" else ()
     )
-    command = f"./run snakemake {' '.join(f'reports/{cells[t].page}' for t in claim.tasks[:3])} --config budget=paper"
     if claim.by == "tasks":
+        command = f"./run snakemake {' '.join(f'reports/{cells[t].page}' for t in claim.tasks)} --config budget=paper"
         return _by_tasks([cells[t] for t in claim.tasks], command, links)
-    command = f"{command} seeds={MIN_SEEDS}" + (" ..." if len(claim.tasks) > 3 else "")
+    agent = papers.agent_name(paper.name, claim.variant or None)
+    lacking = [task for task in claim.tasks if len(cells[task].runs) < MIN_SEEDS]
+    command = f"./run snakemake reports/{agent}_{{{','.join(lacking)}}}.html --config budget=paper seeds={MIN_SEEDS}"
+    if len(lacking) == 1:  # a shell leaves braces around one word
+        command = command.replace("{", "").replace("}", "")
     missing = missing_of([cells[t] for t in claim.tasks], MIN_SEEDS, command)
     return (_by_games if claim.by == "games" else _by_aggregate)(claim, cells, missing)
 
@@ -119,7 +123,9 @@ def _by_games(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing | N
             above += int(values.mean() > level)
             below += int(values.mean() <= level)
     total, needed = len(claim.tasks), int(claim.at_least)
-    text = f"{above} of {above + below} games with {MIN_SEEDS} seeds of the paper's length; {needed} of {total} are claimed."
+    so_far = f"{above} of {above + below} games with {MIN_SEEDS} seeds of the paper's length"
+    none = f"No game has {MIN_SEEDS} seeds of the paper's length yet"
+    text = f"{so_far if above + below else none}; {needed} of {total} are claimed."
     key = (
         "replicated"
         if above >= needed

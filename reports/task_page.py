@@ -58,7 +58,9 @@ def series_of_agent(entry: Entry, number: int) -> Series | None:
         return None
     mean = mean_of(curves, POINTS) if len(curves) > 1 else None
     line = mean or series_of(curves[:1], crowd=2)[0]
-    return replace(line, name=name_of(entry), css=f"s{number % PALETTE + 1}")
+    return replace(
+        line, name=name_of(entry), css=f"s{number % PALETTE + 1}{' dashed' if number // PALETTE % 2 else ''}"
+    )
 
 
 def against_hours(line: Series) -> Series | None:

@@ -12,6 +12,7 @@ import pytest
 from common import papers
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import estimate_in_words, seed_interval
+from common.workflow import Flow
 from reports import readme
 from reports.target import load_target
 
@@ -95,7 +96,7 @@ def test_speed_is_the_measured_one():
 
 
 def test_targets_and_modules_it_names_exist():
-    targets = papers.targets()
+    targets = {*papers.targets(), *Flow({}).summaries.names}
     named = set(re.findall(r"reports/([a-z0-9_-]+)\.html", README))
     assert named <= {*targets, "index"}
     assert "dqn-no_replay_breakout" in named

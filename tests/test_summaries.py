@@ -66,6 +66,11 @@ def test_patterns_and_suites():
     ppo = asked(targets="ppo_*")
     assert len(ppo) == 49 + 7 + 1
     assert all(name.startswith("ppo_") for name in ppo)
+    assert {name[:4] for name in asked(targets="dqn_*")} == {"dqn_"}
+    assert not any(name.startswith("dqn_2013") for name in asked(targets="dqn_*"))
+    assert (
+        len(asked(targets="dqn_2013_*")) == len([n for n in asked(targets="dqn_2013*") if "-" not in n]) > 6
+    )
     assert asked(targets="dqn_pong", suite="atari49") == asked(targets=["dqn_breakout"], suite="atari49")
     assert len(asked(targets="dqn_pong", suite="atari49")) == 49
     assert asked(targets="ppo_pong rainbow_pong", suite="atari5") == [

@@ -248,6 +248,17 @@ def test_claims_over_games_are_settled_as_soon_as_they_can_be(toy, whole):
     assert "2 games" in page.words
 
 
+def test_a_claim_over_games_says_what_would_settle_it_in_one_command(toy, whole):
+    page = Reader(paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text())
+    assert "./run snakemake reports/toy_{pong,montezuma}.html --config budget=paper seeds=3" in page.words
+    assert "6 runs to come, not measured yet" in page.words
+    assert "No game has 3 seeds of the paper's length yet; 1 of 2 are claimed." in page.words
+    write(toy, means=(-20.0, -20.0, -20.0))
+    page = Reader(paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text())
+    assert "./run snakemake reports/toy_montezuma.html --config budget=paper seeds=3" in page.words
+    assert "3 runs to come, about 2.5 h" in page.words
+
+
 def test_two_seeds_settle_nothing_over_games(toy, whole):
     write(toy, means=(9.0, 9.3))
     text = paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text()
