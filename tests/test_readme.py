@@ -25,6 +25,7 @@ SEEDS = {
     3: "three seeds",
     5: "five seeds",
     6: "6 seeds",
+    7: "7 seeds",
     8: "8 seeds",
     9: "9 seeds",
     10: "ten seeds",
