@@ -20,8 +20,9 @@ def announce(flow: Any, wanted: list[Target], shown: int = 6) -> str:
 
 
 def _announcement(flow: Any, target: Target) -> list[str]:
-    if flow.config["source"] == "recorded":
-        return [f"{target.name}: from the recorded runs; nothing is trained"]
+    if flow.config["source"] != "own":
+        runs = {"recorded": "the recorded runs", "results": "the runs that are there"}[flow.config["source"]]
+        return [f"{target.name}: from {runs}; nothing is trained"]
     size = flow.size(target)
     resolved = flow.resolved(target, size)
     facts = [] if resolved.frames is None else [plural(resolved.frames, "frames")]

@@ -13,8 +13,8 @@ from common.evaluation.verdict import Judged
 from common.papers import Claim
 from reports.boards import read_boards
 from reports.charts import PALETTE, draw
-from reports.runs import Run, finished_of
-from reports.target import Target
+from reports.runs import SeedRun, finished_of
+from reports.target import PageTarget
 from reports.words import bound, duration, measured, number
 
 WORDS = {"holds": ("holds", "good"), "fails": ("fails", "bad"), "open": ("open", "open")}
@@ -30,7 +30,7 @@ def bound_is_ours(claim: Claim) -> bool:
     return claim.bound == "ours" and any(b not in (None, neutral) for b in (claim.at_least, claim.at_most))
 
 
-def claim_rows(target: Target, judged: Sequence[Judged], finished: Sequence[Run]) -> list[dict]:
+def claim_rows(target: PageTarget, judged: Sequence[Judged], finished: Sequence[SeedRun]) -> list[dict]:
     rows = []
     for claim, found in zip(target.task.claims, judged, strict=True):
         word, colour = WORDS[found.key]
@@ -51,7 +51,7 @@ def claim_rows(target: Target, judged: Sequence[Judged], finished: Sequence[Run]
     return rows
 
 
-def curves_of(figure: str, runs: Sequence[Run]) -> dict[str, list[tuple[float, float, float, float]]]:
+def curves_of(figure: str, runs: Sequence[SeedRun]) -> dict[str, list[tuple[float, float, float, float]]]:
     """series -> (x, median, lowest, highest) over seeds, at every x that all of them have."""
     names = list(dict.fromkeys(series for run in runs for f, series in run.points if f == figure))
     curves = {}
@@ -63,7 +63,7 @@ def curves_of(figure: str, runs: Sequence[Run]) -> dict[str, list[tuple[float, f
     return {name: curve for name, curve in curves.items() if curve}
 
 
-def figures_of(target: Target, runs: Sequence[Run]) -> list[dict]:
+def figures_of(target: PageTarget, runs: Sequence[SeedRun]) -> list[dict]:
     """Each figure of paper.yaml that there are points for: picture, legend and the numbers at both ends."""
     found = []
     for figure in target.task.figures:
@@ -89,7 +89,7 @@ def figures_of(target: Target, runs: Sequence[Run]) -> list[dict]:
     return found
 
 
-def details(target: Target, runs: Sequence[Run], judged: Sequence[Judged]) -> dict:
+def details(target: PageTarget, runs: Sequence[SeedRun], judged: Sequence[Judged]) -> dict:
     """What only the section of a task with claims has."""
     finished = finished_of(runs)
     return {
@@ -102,12 +102,12 @@ def details(target: Target, runs: Sequence[Run], judged: Sequence[Judged]) -> di
     }
 
 
-def _memory(run: Run) -> str:
+def _memory(run: SeedRun) -> str:
     memory = run.run["cost"].get("peak_memory_mb")
     return f"{memory:,} MB" if memory else DASH
 
 
-def check_weights(target: Target, runs: Sequence[Run]) -> dict | None:
+def check_weights(target: PageTarget, runs: Sequence[SeedRun]) -> dict | None:
     """What can be measured again from recorded weights, where the paper's folder says how (`measures.check_again`)."""
     run = next((r for r in finished_of(runs) if (r.folder / "model.safetensors").exists()), None)
     if run is None or not (target.paper.folder / "measures.py").exists():
@@ -125,7 +125,7 @@ def check_weights(target: Target, runs: Sequence[Run]) -> dict | None:
     return compared(run, found, f"seed {run.seed} was measured again from its weights", started)
 
 
-def measured_again(target: Target, runs: Sequence[Run]) -> dict:
+def measured_again(target: PageTarget, runs: Sequence[SeedRun]) -> dict:
     """The quickest recorded seed, run again here and compared with what is recorded."""
     if (found := check_weights(target, runs)) is not None:
         return found
@@ -148,7 +148,7 @@ def measured_again(target: Target, runs: Sequence[Run]) -> dict:
     )
 
 
-def compared(run: Run, found: dict[str, float], what: str, started: float, whole: bool = False) -> dict:
+def compared(run: SeedRun, found: dict[str, float], what: str, started: float, whole: bool = False) -> dict:
     """whole: every recorded measure must be in `found`."""
     head = f"Checked while rendering: {what} ({duration(time.monotonic() - started)}). "
     names = list(run.measures) if whole else list(found)

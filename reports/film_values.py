@@ -15,14 +15,14 @@ from markupsafe import Markup, escape
 from common.evaluation.statistics import format_number
 from reports.curves import significant, thin
 from reports.files import read_values
-from reports.runs import Run
+from reports.runs import SeedRun
 
 LEVELS = 65_535  # a value is embedded as one of so many steps between the lowest and the highest
 TRACE = 240  # points of the line
 ACTION_VALUES, PROBABILITIES = "values", "probabilities"
 
 
-def film_values(run: Run, film: str) -> dict | None:
+def film_values(run: SeedRun, film: str) -> dict | None:
     """{kind, fps, actions, played, values} of the median or best film; None where nothing was kept or it is of another evaluation."""
     found = read_values(run.folder / "values.json")
     if found is None or film not in found["films"]:

@@ -27,9 +27,9 @@ from reports.rows import (
     protocol_rows,
     score_rows,
 )
-from reports.runs import Run, finished_of
+from reports.runs import SeedRun, finished_of
 from reports.scores import scored_episodes, shortfall_notes, spread, uncertainty
-from reports.target import Target
+from reports.target import PageTarget
 from reports.words import duration, shown
 
 REPLAYED = 10
@@ -41,7 +41,7 @@ PICTURES_A_SECOND = 15  # of a video
 RUNNING = ("training", "evaluating", "unevaluated")
 
 
-def verdict_picture(task, verdict: Verdict, finished: Sequence[Run]) -> Markup:
+def verdict_picture(task, verdict: Verdict, finished: Sequence[SeedRun]) -> Markup:
     """Ours, the paper's, human and random play on one axis."""
     scores = [run.evaluation["score"] for run in finished]
     decimals = decimals_for(uncertainty(verdict, finished) if verdict.score else None)
@@ -128,12 +128,12 @@ def column_title(name: str) -> str:
     return COLUMNS.get(name, words[:1].upper() + words[1:])
 
 
-def main_column(runs: Sequence[Run]) -> str:
+def main_column(runs: Sequence[SeedRun]) -> str:
     """What the large chart shows: evaluation phases, or the training score of a paper that has none."""
     return "eval_score" if any(run.curve.series("eval_score")[0] for run in runs) else "train_score_100"
 
 
-def measured_returns(runs: Sequence[Run]) -> list[Line]:
+def measured_returns(runs: Sequence[SeedRun]) -> list[Line]:
     """What the value estimates estimate, as the final evaluation measured it; empty where it did not."""
     episodes = [e for run in runs if run.evaluation for e in run.evaluation["episodes"]]
     returns = [
@@ -145,14 +145,19 @@ def measured_returns(runs: Sequence[Run]) -> list[Line]:
 
 
 def charts_of(
-    task, runs: Sequence[Run], section: str, average: bool, reference: Reference | None = None, crowd: int = 1
+    task,
+    runs: Sequence[SeedRun],
+    section: str,
+    average: bool,
+    reference: Reference | None = None,
+    crowd: int = 1,
 ) -> list[Chart]:
     """The main curve and the small ones, for those columns that hold numbers.
 
     `average`: draw the finished seeds' mean as well.
     """
 
-    def name(run: Run) -> str:
+    def name(run: SeedRun) -> str:
         return f"seed {run.seed}" + ("" if run.state == "finished" else f" ({run.state})")
 
     def chart(column: str, lines: list[Line], small: bool = True) -> Chart | None:
@@ -193,7 +198,7 @@ def _flat(chart: Chart) -> bool:
     return max(ys) - min(ys) <= 1e-9 * max(abs(y) for y in ys)
 
 
-def videos_of(finished: Sequence[Run]) -> list[dict]:
+def videos_of(finished: Sequence[SeedRun]) -> list[dict]:
     """The median and the best episode of the median seed (or the seed nearest to it with a recording)."""
     ordered = sorted(finished, key=lambda r: r.evaluation["score"])
     with_video = [r for r in ordered if r.video]
@@ -219,7 +224,7 @@ def videos_of(finished: Sequence[Run]) -> list[dict]:
     return found
 
 
-def _seconds(run: Run, episode: object) -> float:
+def _seconds(run: SeedRun, episode: object) -> float:
     """How long a filmed episode is, at a picture each agent step; a recorded video is only its beginning."""
     episodes = run.evaluation["episodes"]
     if not isinstance(episode, int) or not 0 <= episode < len(episodes):
@@ -228,9 +233,9 @@ def _seconds(run: Run, episode: object) -> float:
 
 
 def details(
-    target: Target,
+    target: PageTarget,
     ident: str,
-    runs: Sequence[Run],
+    runs: Sequence[SeedRun],
     verdict: Verdict,
     resolved: Resolved | None,
     crowd: int = 1,

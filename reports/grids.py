@@ -15,13 +15,13 @@ import numpy as np
 from common.environments.grids import grid_of
 from common.evaluation.statistics import format_number
 from reports.files import damaged
-from reports.runs import Run
-from reports.target import Target
+from reports.runs import SeedRun
+from reports.target import PageTarget
 
 LEVELS = 65_535  # a value is embedded as one of so many steps between the lowest and the highest
 
 
-def grid_values(target: Target, finished: Sequence[Run]) -> dict | None:
+def grid_values(target: PageTarget, finished: Sequence[SeedRun]) -> dict | None:
     """Of the median seed, or the one nearest to it whose weights were kept; None for a task on no grid, or without weights."""
     ordered = sorted(finished, key=lambda run: run.evaluation["score"])
     middle = (len(ordered) - 1) // 2

@@ -27,9 +27,9 @@ from common.evaluation.statistics import (
 from common.evaluation.verdict import WORDS, Verdict, score_alone, score_in_words, seeds_in_words, state
 from common.say import say
 from reports.render import environment, make_preview, write
-from reports.runs import Run, find_runs, finished_of
+from reports.runs import SeedRun, find_runs, finished_of
 from reports.section import own_settings, resolved_for, verdict_on
-from reports.target import Target
+from reports.target import PageTarget
 from reports.words import size_name
 
 # What a reader sees beside the colour: a verdict is never told by colour alone.
@@ -46,11 +46,11 @@ class Entry:
     read: what `find_runs` gave, so that a page need not read it again.
     """
 
-    target: Target
+    target: PageTarget
     verdict: Verdict
     source: str | None = None
     size: str | None = None
-    finished: tuple[Run, ...] = ()
+    finished: tuple[SeedRun, ...] = ()
     problem: str | None = None
     read: tuple | None = None
 
@@ -71,7 +71,7 @@ class Entry:
         return [run.evaluation["score"] for run in self.finished if run.evaluation]
 
 
-def entry_of(target: Target, results: Path) -> Entry:
+def entry_of(target: PageTarget, results: Path) -> Entry:
     """What a page opens on. Damaged files become the entry's `problem`; the index goes on without."""
     try:
         found, left_out = find_runs(target, results)
@@ -85,14 +85,14 @@ def entry_of(target: Target, results: Path) -> Entry:
     return Entry(target, verdict, source, size, tuple(finished_of(runs)), read=(found, left_out))
 
 
-def all_targets(loaded: Mapping[str, papers.Paper]) -> list[Target]:
+def all_targets(loaded: Mapping[str, papers.Paper]) -> list[PageTarget]:
     """Every page there is, in order of publication, base variants first."""
     found = []
     for paper in sorted(loaded.values(), key=lambda p: (p.citation["year"], p.name)):
         for variant in sorted(paper.variants.values(), key=lambda v: bool(v.name)):
             for task in variant.tasks.values():
                 name = papers.Target(paper.name, variant.name or None, task.name).name
-                found.append(Target(name, paper, variant, task, variant.name or None))
+                found.append(PageTarget(name, paper, variant, task, variant.name or None))
     return found
 
 

@@ -21,7 +21,7 @@ from common.say import say
 from reports.charts import draw
 from reports.curves import Chart, Line, series_of
 from reports.render import environment, write
-from reports.runs import Run
+from reports.runs import SeedRun
 from reports.scores import judge
 from reports.table_page import csv_of, decide, latex_of, measured
 from reports.target import value_of
@@ -76,7 +76,9 @@ def decide_claim(
         decision = decide(comparison, measured(paper, table, results), command)
         return Decision(decision.key, decision.sentence, decision.missing, links=((page, table.source),))
     links = (
-        tuple((cells[t].page, cells[t].target.task.title) for t in claim.tasks) if claim.by == "tasks" else ()
+        tuple((cells[t].page, cells[t].target.task.title) for t in claim.tasks if cells[t].runs)
+        if claim.by == "tasks"
+        else ()
     )
     if claim.by == "tasks":
         command = f"./run snakemake {' '.join(f'reports/{cells[t].page}' for t in claim.tasks)} --config budget=paper"
@@ -86,6 +88,8 @@ def decide_claim(
     command = f"./run snakemake reports/{agent}_{{{','.join(lacking)}}}.html --config budget=paper seeds={MIN_SEEDS}"
     if len(lacking) == 1:  # a shell leaves braces around one word
         command = command.replace("{", "").replace("}", "")
+    if len(lacking) > 8:
+        command = f'./run snakemake --config targets="{agent}_*" budget=paper seeds={MIN_SEEDS}'
     missing = missing_of([cells[t] for t in claim.tasks], MIN_SEEDS, command)
     return (_by_games if claim.by == "games" else _by_aggregate)(claim, cells, missing)
 
@@ -238,7 +242,7 @@ def outcomes_of(paper: papers.Paper, variant: str, cells: Mapping[str, Cell]) ->
     return rows
 
 
-def curve_of(run: Run) -> tuple[list, list]:
+def curve_of(run: SeedRun) -> tuple[list, list]:
     for column in ("eval_score", "train_score_100"):
         xs, ys = run.curve.series(column)
         if xs:

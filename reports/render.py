@@ -28,9 +28,9 @@ from common.evaluation.verdict import state
 from common.say import say
 from reports import claims_page, game_page
 from reports.film_values import excerpt_of, shown_values, size
-from reports.runs import Run, find_runs, sizes_of_own_settings
+from reports.runs import SeedRun, find_runs, sizes_of_own_settings
 from reports.section import own_settings, resolved_for, section_data, section_of
-from reports.target import Target, load_target, roots
+from reports.target import PageTarget, load_target, roots
 from reports.words import authors, capital, duration, sentence, shown, size_name
 
 HERE = Path(__file__).resolve().parent
@@ -43,7 +43,7 @@ PREVIEW = (
 )
 
 
-def expectations(target: Target) -> list[tuple[str, str]]:
+def expectations(target: PageTarget) -> list[tuple[str, str]]:
     """(budget, what to expect) of this task, for a page without results."""
     found = []
     for name in target.paper.budgets:
@@ -135,7 +135,7 @@ def embed_videos(sections: list[dict], html: Callable[[], str]) -> str:
 
 
 def build(
-    target: Target,
+    target: PageTarget,
     source: str,
     results: Path,
     watching: bool = False,
@@ -196,7 +196,7 @@ def build(
     return (html() if claims else embed_videos(sections, html)), head
 
 
-def own_pages(target: Target, results: Path) -> list[tuple[str, str]]:
+def own_pages(target: PageTarget, results: Path) -> list[tuple[str, str]]:
     """(file, settings in words) of the pages of runs with settings of one's own."""
     found = []
     for own_size in sizes_of_own_settings(target, results):
@@ -209,7 +209,7 @@ def own_pages(target: Target, results: Path) -> list[tuple[str, str]]:
     return found
 
 
-def thinned(target: Target, found: Sequence[tuple[str, str, list[Run]]]) -> list[dict]:
+def thinned(target: PageTarget, found: Sequence[tuple[str, str, list[SeedRun]]]) -> list[dict]:
     """The sections, with curves thinned until all of them fit on the page."""
     crowd = 1
     while True:
@@ -220,7 +220,7 @@ def thinned(target: Target, found: Sequence[tuple[str, str, list[Run]]]) -> list
         crowd *= 2
 
 
-def check(target: Target, section: dict) -> None:
+def check(target: PageTarget, section: dict) -> None:
     """Plays or measures again what a recorded section shows."""
     if not target.task.claims:
         section["replay"] = game_page.replay_check(section)
@@ -229,7 +229,7 @@ def check(target: Target, section: dict) -> None:
 
 
 def make_preview(
-    page: Path, target: Target, results: Path, only: str | None = None, read: tuple | None = None
+    page: Path, target: PageTarget, results: Path, only: str | None = None, read: tuple | None = None
 ) -> bool:
     """Makes a page that is missing, or was made here before and is outdated. True if there is a page then."""
     if page.exists() and page.stat().st_mtime != PREVIEW:
@@ -260,13 +260,13 @@ def write(path: Path, text: str) -> None:
         raise
 
 
-def parse_page(name: str) -> tuple[Target, str | None]:
+def parse_page(name: str) -> tuple[PageTarget, str | None]:
     """The target of a page's name, and the size where it is the page of runs with settings of one's own."""
     found = re.fullmatch(f"(?P<target>.+?)-(?P<size>{papers.OVERRIDDEN_SIZE})", name)
     return (load_target(found["target"]), found["size"]) if found else (load_target(name), None)
 
 
-def newest_of_own(target: Target, results: Path) -> str | None:
+def newest_of_own(target: PageTarget, results: Path) -> str | None:
     """The size of one's own that was finished last; None where there is none."""
     runs = roots(target, results)["own"].glob("*/seed*/run.json")
     dated = [

@@ -19,9 +19,9 @@ from common.evaluation.statistics import (
 from common.evaluation.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
 from common.papers.settings import constants_of
 from reports.reference import Reference
-from reports.runs import Run
+from reports.runs import SeedRun
 from reports.scores import episode_scores, score_is, score_of, scored_episodes, scores_are, spread
-from reports.target import Target, value_of
+from reports.target import PageTarget, value_of
 from reports.words import (
     as_good_as_equal,
     duration,
@@ -34,7 +34,7 @@ from reports.words import (
 )
 
 
-def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
+def score_rows(task, verdict: Verdict, finished: Sequence[SeedRun]) -> list[dict]:
     """Ours, the paper's, human and random play, with what each is."""
     rows = []
     human, random = value_of(task.human), value_of(task.random)
@@ -96,7 +96,7 @@ def score_rows(task, verdict: Verdict, finished: Sequence[Run]) -> list[dict]:
     return rows
 
 
-def other_rows(target: Target) -> list[dict]:
+def other_rows(target: PageTarget) -> list[dict]:
     """What else the paper's table holds for this game, and whether it was measured by the protocol of the row that we
     compare with.
     """
@@ -123,7 +123,7 @@ def other_rows(target: Target) -> list[dict]:
     return sorted(found, key=lambda row: (not row["comparable"], row["metric"]))
 
 
-def episode_rows(finished: Sequence[Run]) -> list[dict]:
+def episode_rows(finished: Sequence[SeedRun]) -> list[dict]:
     rows = []
     for run in finished:
         in_score = score_of(run)[0] == "evaluation_mean"
@@ -181,7 +181,7 @@ def noise_sentence(rows: Sequence[dict]) -> str | None:
     )
 
 
-def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
+def constant_rows(target: PageTarget, resolved, runs: Sequence[SeedRun]) -> list[dict]:
     """The paper's constants, or of a script of its own the task's, beside ours; those that stand among the deviations are left out."""
     own = target.task.script != "train"
     trained = next((run.run["settings"] for run in runs if run.run), None)
@@ -212,7 +212,7 @@ def constant_rows(target: Target, resolved, runs: Sequence[Run]) -> list[dict]:
     return rows
 
 
-def deviation_rows(target: Target, resolved, notes: Sequence[str]) -> list[dict]:
+def deviation_rows(target: PageTarget, resolved, notes: Sequence[str]) -> list[dict]:
     rows = []
     for d in resolved.deviations if resolved else []:
         change = None
@@ -233,7 +233,7 @@ def deviation_rows(target: Target, resolved, notes: Sequence[str]) -> list[dict]
     ]
 
 
-def protocol_rows(task, resolved, finished: Sequence[Run]) -> list[tuple[str, str]]:
+def protocol_rows(task, resolved, finished: Sequence[SeedRun]) -> list[tuple[str, str]]:
     """The protocol as evaluated (from the evaluation itself where there is one)."""
     protocol = resolved.protocol if resolved else task.protocol
     used = finished[0].evaluation["protocol"] if finished else {}
@@ -277,23 +277,23 @@ def protocol_rows(task, resolved, finished: Sequence[Run]) -> list[tuple[str, st
     return [(name, value) for name, value in rows if value not in (None, "", DASH)]
 
 
-def provenance_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def provenance_rows(runs: Sequence[SeedRun]) -> list[tuple[str, str]]:
     def short(value: str | None, length: int = 16) -> str | None:
         return value[:length] if value else None
 
-    def hardware(run: Run) -> str:
+    def hardware(run: SeedRun) -> str:
         h = run.run["provenance"].get("hardware", {})
         parts = [h.get("cpu"), f"{h['cores']} cores" if h.get("cores") else None]
         parts += [f"{h['memory_gb']} GB memory" if h.get("memory_gb") else None, h.get("gpu")]
         return ", ".join(str(p) for p in parts if p)
 
-    def versions(run: Run) -> str:
+    def versions(run: SeedRun) -> str:
         return ", ".join(f"{k} {v}" for k, v in sorted(run.run["provenance"].get("versions", {}).items()))
 
-    def field(key: str) -> Callable[[Run], object]:
+    def field(key: str) -> Callable[[SeedRun], object]:
         return lambda run: run.run["provenance"].get(key)
 
-    def yes(run: Run) -> str | None:
+    def yes(run: SeedRun) -> str | None:
         value = run.run["provenance"].get("deterministic")
         return None if value is None else "yes" if value else "no"
 
@@ -316,14 +316,14 @@ def provenance_rows(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return [(name, read if isinstance(read, str) else same_or_each(runs, read)) for name, read in rows]
 
 
-def trained_between(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def trained_between(runs: Sequence[SeedRun]) -> list[tuple[str, str]]:
     """The days of the first start and the last end, over all seeds."""
     times = [run.run["provenance"].get(key) for run in runs for key in ("started", "finished")]
     days = sorted(str(time)[:10] for time in times if time)
     return [("Trained", days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}")] if days else []
 
 
-def cost_rows(runs: Sequence[Run]) -> list[list[str]]:
+def cost_rows(runs: Sequence[SeedRun]) -> list[list[str]]:
     rows = []
     for run in runs:
         cost, progress, result = run.run["cost"], run.run["progress"], run.run.get("result", {})
@@ -348,7 +348,7 @@ def cost_rows(runs: Sequence[Run]) -> list[list[str]]:
     return rows
 
 
-def progress_rows(runs: Sequence[Run], reference: Reference | None = None) -> list[dict]:
+def progress_rows(runs: Sequence[SeedRun], reference: Reference | None = None) -> list[dict]:
     """Where unfinished seeds stand, from their status files, and whether they are on the reference's course."""
     rows = []
     for run in runs:
@@ -384,7 +384,7 @@ def progress_rows(runs: Sequence[Run], reference: Reference | None = None) -> li
     return rows
 
 
-def curve_table(runs: Sequence[Run], column: str = "eval_score", most: int = 40) -> dict | None:
+def curve_table(runs: Sequence[SeedRun], column: str = "eval_score", most: int = 40) -> dict | None:
     """The main curve as a table of at most `most` rows: every k-th evaluation phase and the last."""
     curves = {run.seed: dict(zip(*run.curve.series(column), strict=True)) for run in runs}
     curves = {seed: curve for seed, curve in curves.items() if curve}

@@ -25,7 +25,7 @@ from reports.files import (
     training_scores,
     with_hours,
 )
-from reports.target import Target, roots
+from reports.target import PageTarget, roots
 from reports.words import shown
 
 SIZE = re.compile(r"[a-z0-9_]+|frames-[0-9]+|.+-set-[0-9a-f]{8}")
@@ -33,7 +33,7 @@ SEED = re.compile(r"seed([0-9]+)")
 
 
 @dataclass(frozen=True)
-class Run:
+class SeedRun:
     """One seed's folder, of a training or of a task with claims (which has measures and points, and no evaluation).
 
     `state`: finished, unevaluated (trained, no evaluation yet), training, evaluating, stopped, failed; of a task with
@@ -82,13 +82,13 @@ class Run:
         return path if path.is_file() and path.stat().st_size else None
 
 
-def read_run(folder: Path, source: str, target: Target) -> Run | None:
+def read_run(folder: Path, source: str, target: PageTarget) -> SeedRun | None:
     """The run in `folder`, or None where nothing was started there. UserError for damaged files or those of another run."""
     size, seed = folder.parent.name, int(SEED.fullmatch(folder.name)[1])
     claims = target.task.claims
     if not (folder / "run.json").exists():
         if (folder / "checkpoint").is_dir():
-            unfinished = Run(folder, source, size, seed, "unfinished")
+            unfinished = SeedRun(folder, source, size, seed, "unfinished")
             return unfinished if claims else _running(unfinished)
         outputs = ("curve.csv", "model.safetensors", "evaluation.json")
         if not claims and any((folder / name).exists() for name in outputs):
@@ -106,16 +106,16 @@ def read_run(folder: Path, source: str, target: Target) -> Run | None:
         if found != (expected or None if key == "variant" else expected):
             raise damaged(folder / "run.json", f"at {key}: {found!r}, but its folder says {expected!r}")
     if claims:
-        return _with_measures(Run(folder, source, size, seed, "finished", run=run), target)
+        return _with_measures(SeedRun(folder, source, size, seed, "finished", run=run), target)
     curve = with_hours(read_curve(folder / "curve.csv"), folder / "timing.csv")
     if not (folder / "evaluation.json").exists():
-        return Run(folder, source, size, seed, "unevaluated", curve, run, status=read_status(folder))
-    return Run(
+        return SeedRun(folder, source, size, seed, "unevaluated", curve, run, status=read_status(folder))
+    return SeedRun(
         folder, source, size, seed, "finished", curve, run, read_evaluation(folder / "evaluation.json")
     )
 
 
-def _running(run: Run) -> Run:
+def _running(run: SeedRun) -> SeedRun:
     """With the state and the curve of a training that is not finished."""
     status = read_status(run.folder)
     state = status.get("state")
@@ -127,7 +127,7 @@ def _running(run: Run) -> Run:
     return replace(run, state=state, curve=curve, status=status)
 
 
-def _with_measures(run: Run, target: Target) -> Run:
+def _with_measures(run: SeedRun, target: PageTarget) -> SeedRun:
     """With what a task's claims are about. UserError where a claim has no measure to be judged by."""
     file = run.folder / "measures.json"
     measures = read_json(file, MEASURES_SCHEMA)
@@ -143,8 +143,8 @@ def _with_measures(run: Run, target: Target) -> Run:
 
 
 def find_runs(
-    target: Target, results: Path, only: str | None = None
-) -> tuple[list[tuple[str, str, list[Run]]], list[str]]:
+    target: PageTarget, results: Path, only: str | None = None
+) -> tuple[list[tuple[str, str, list[SeedRun]]], list[str]]:
     """(source, size, runs by seed) for each size there is something of, in the order of the page; and what was left out.
 
     only: a size with settings of one's own, which is on no page but its own.
@@ -174,20 +174,20 @@ def find_runs(
     ]
 
 
-def sizes_of_own_settings(target: Target, results: Path) -> list[str]:
+def sizes_of_own_settings(target: PageTarget, results: Path) -> list[str]:
     """The sizes with settings of one's own that there is something of."""
     own = roots(target, results)["own"]
     return sorted(p.name for p in own.glob("*-set-*") if papers.is_overridden(p.name) and p.is_dir())
 
 
-def runs_of_size(size: Path, source: str, target: Target) -> list[Run]:
+def runs_of_size(size: Path, source: str, target: PageTarget) -> list[SeedRun]:
     """By seed."""
     seeds = [p for p in size.iterdir() if p.is_dir() and SEED.fullmatch(p.name)]
     runs = [read_run(p, source, target) for p in sorted(seeds, key=lambda p: int(p.name[4:]))]
     return [run for run in runs if run is not None]
 
 
-def differences(runs: list[Run]) -> list[dict]:
+def differences(runs: list[SeedRun]) -> list[dict]:
     """What keeps finished seeds from being averaged: `what` and, for each value found, the seeds and folders that
     have it.
     """
@@ -204,7 +204,7 @@ def differences(runs: list[Run]) -> list[dict]:
         ].get(name)
     found = []
     for what, read in readers.items():
-        groups: dict[str, list[Run]] = {}
+        groups: dict[str, list[SeedRun]] = {}
         for run in runs:
             groups.setdefault(json.dumps(read(run), sort_keys=True, default=str), []).append(run)
         if len(groups) > 1:
@@ -213,14 +213,14 @@ def differences(runs: list[Run]) -> list[dict]:
     return found
 
 
-def finished_of(runs: Sequence[Run]) -> list[Run]:
+def finished_of(runs: Sequence[SeedRun]) -> list[SeedRun]:
     return [run for run in runs if run.state == "finished"]
 
 
 SIZES_OF_CLAIMS = {"paper": 0, "hour": 1, "smoke": 3}
 
 
-def order(target: Target, source: str, size: str, runs: Sequence[Run]) -> tuple:
+def order(target: PageTarget, source: str, size: str, runs: Sequence[SeedRun]) -> tuple:
     """Which of a page's sizes comes first: finished ones; then the longest; at equal length one's own."""
     finished = finished_of(runs)
     if target.task.claims:  # these have no length

@@ -21,13 +21,13 @@ from common.evaluation.verdict import (
     state,
 )
 from reports.files import read_curve
-from reports.runs import Run, differences, finished_of
-from reports.target import Target, value_of
+from reports.runs import SeedRun, differences, finished_of
+from reports.target import PageTarget, value_of
 
 WINDOW = 100  # training episodes that a score of the training asks for
 
 
-def score_of(run: Run) -> tuple[str, int | None]:
+def score_of(run: SeedRun) -> tuple[str, int | None]:
     """(kind, number of episodes) of a seed's score, as it was made: fewer than WINDOW training episodes may have ended.
 
     An evaluation of before it said so tells the kind of the protocol; the count is then that of the run.
@@ -45,7 +45,7 @@ def score_of(run: Run) -> tuple[str, int | None]:
     return kind, None if kind == "best_phase" else played
 
 
-def score_is(run: Run) -> str:
+def score_is(run: SeedRun) -> str:
     """What a seed's score is, in words."""
     kind, count = score_of(run)
     if kind == "best_phase":
@@ -55,7 +55,7 @@ def score_is(run: Run) -> str:
     return f"mean of {count} episodes"
 
 
-def scores_are(runs: Sequence[Run]) -> str:
+def scores_are(runs: Sequence[SeedRun]) -> str:
     """`score_is` of several seeds; where they differ, of each."""
     words = {run.seed: score_is(run) for run in runs}
     if len(set(words.values())) == 1:
@@ -63,7 +63,7 @@ def scores_are(runs: Sequence[Run]) -> str:
     return "; ".join(f"of seed {seed} the {text}" for seed, text in words.items())
 
 
-def shortfall(run: Run) -> str | None:
+def shortfall(run: SeedRun) -> str | None:
     """Why a score is not what the protocol says it is, where it is not."""
     asked = run.evaluation["protocol"].get("score", "evaluation_mean")
     kind, count = score_of(run)
@@ -76,7 +76,7 @@ def shortfall(run: Run) -> str | None:
     return None
 
 
-def shortfall_notes(runs: Sequence[Run]) -> list[str]:
+def shortfall_notes(runs: Sequence[SeedRun]) -> list[str]:
     """One sentence for all seeds whose score falls short in the same way."""
     seeds: dict[str, list[int]] = {}
     for run in runs:
@@ -90,7 +90,7 @@ def shortfall_notes(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def episode_scores(run: Run, key: str = "episodes") -> list[float]:
+def episode_scores(run: SeedRun, key: str = "episodes") -> list[float]:
     return [episode["score"] for episode in run.evaluation.get(key) or []]
 
 
@@ -99,7 +99,7 @@ def spread(scores: Sequence[float]) -> float | None:
     return st.stdev(scores) if len(scores) >= FEW else None
 
 
-def scored_episodes(run: Run) -> list[float]:
+def scored_episodes(run: SeedRun) -> list[float]:
     """The episodes whose mean is the score: of the evaluation, or the last ones of the training; empty where they are not
     kept.
     """
@@ -120,7 +120,7 @@ def scored_episodes(run: Run) -> list[float]:
     )
 
 
-def uncertainty(verdict: Verdict, finished: Sequence[Run]) -> float | None:
+def uncertainty(verdict: Verdict, finished: Sequence[SeedRun]) -> float | None:
     """What our score is rounded to: half the interval over seeds; for one seed, its episodes' standard error."""
     if verdict.score and verdict.score.high is not None:
         return max(verdict.score.high - verdict.score.mean, verdict.score.mean - verdict.score.low)
@@ -134,7 +134,7 @@ def published_of(task) -> Published | None:
     return Published(task.published.value, task.published.stdev, task.protocol.published_episodes)
 
 
-def verdict_of(task, finished: Sequence[Run]) -> Verdict:
+def verdict_of(task, finished: Sequence[SeedRun]) -> Verdict:
     """The verdict of finished seeds; runs whose code, lock, ROM, settings or protocol differ are not averaged."""
     if differences(list(finished)):
         return state(
@@ -157,7 +157,7 @@ def verdict_of(task, finished: Sequence[Run]) -> Verdict:
     )
 
 
-def waiting_verdict(runs: Sequence[Run]) -> Verdict:
+def waiting_verdict(runs: Sequence[SeedRun]) -> Verdict:
     """The state of a size without a finished seed."""
     states = sorted({run.state for run in runs})
     if states == ["failed"]:
@@ -170,7 +170,7 @@ def waiting_verdict(runs: Sequence[Run]) -> Verdict:
     return state("in_progress", f"No seed of this size is finished ({what}), so there is no verdict yet.")
 
 
-def judge_claims(target: Target, finished: Sequence[Run]) -> list[Judged]:
+def judge_claims(target: PageTarget, finished: Sequence[SeedRun]) -> list[Judged]:
     """Each claim's verdict; empty without a finished run."""
     if not finished:
         return []
@@ -184,7 +184,7 @@ def judge_claims(target: Target, finished: Sequence[Run]) -> list[Judged]:
     return judged
 
 
-def judge(target: Target, runs: Sequence[Run]) -> tuple[Verdict, list[Judged]]:
+def judge(target: PageTarget, runs: Sequence[SeedRun]) -> tuple[Verdict, list[Judged]]:
     """The verdict on the runs of one size; and of a task with claims on each claim."""
     finished = finished_of(runs)
     if not target.task.claims:

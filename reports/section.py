@@ -10,16 +10,16 @@ from common.errors import UserError
 from common.evaluation.verdict import Judged, Verdict, of_own_settings, seeds_in_words
 from reports import claims_page, game_page
 from reports.rows import constant_rows, deviation_rows, provenance_rows
-from reports.runs import Run, differences, finished_of
+from reports.runs import SeedRun, differences, finished_of
 from reports.scores import judge
-from reports.target import Target
+from reports.target import PageTarget
 from reports.words import as_good_as_equal, plain_value, size_name
 
 # Settings that name a run rather than change what is learned.
 IDENTITY = {"seed", "device", "task", "budget", "variant", "results"}
 
 
-def resolved_for(target: Target, size: str, runs: Sequence[Run]):
+def resolved_for(target: PageTarget, size: str, runs: Sequence[SeedRun]):
     """The settings of this size as the paper's file has them now, with the run's own differences taken as given on
     the command line.
 
@@ -53,13 +53,13 @@ def resolved_for(target: Target, size: str, runs: Sequence[Run]):
         return plain, [*notes, f"This run differs from what this size resolves to now: {error}"]
 
 
-def superseded_notes(runs: Sequence[Run]) -> list[str]:
+def superseded_notes(runs: Sequence[SeedRun]) -> list[str]:
     """Of recorded runs that today's rules would make otherwise."""
     reasons = dict.fromkeys(run.superseded for run in runs if run.superseded)
     return [f"Made under earlier rules: {reason}. New runs take their place." for reason in reasons]
 
 
-def own_settings(target: Target, source: str, size: str, runs: Sequence[Run], resolved) -> str | None:
+def own_settings(target: PageTarget, source: str, size: str, runs: Sequence[SeedRun], resolved) -> str | None:
     """The settings that a user gave, in words: `learning rate 0.0001 instead of 0.00025`; None where there are none.
 
     A run of one's own that lies where the paper's runs lie and has other settings counts as well.
@@ -84,7 +84,9 @@ def own_settings(target: Target, source: str, size: str, runs: Sequence[Run], re
     return ", ".join(parts)
 
 
-def verdict_on(target: Target, runs: Sequence[Run], settings: str | None) -> tuple[Verdict, list[Judged]]:
+def verdict_on(
+    target: PageTarget, runs: Sequence[SeedRun], settings: str | None
+) -> tuple[Verdict, list[Judged]]:
     """`judge`, and no verdict about the paper where the runs have settings of a user's own."""
     verdict, judged = judge(target, runs)
     return (of_own_settings(verdict, settings) if settings and finished_of(runs) else verdict), judged
@@ -96,7 +98,7 @@ def one_word(text: object, most: int = 40) -> str:
 
 
 def repeat_command(
-    target: Target, source: str, size: str, runs: Sequence[Run], own_settings: bool = False
+    target: PageTarget, source: str, size: str, runs: Sequence[SeedRun], own_settings: bool = False
 ) -> list[str]:
     """The commands that repeat this section from nothing, and what they leave out. `own_settings`: some were given by the
     user.
@@ -128,7 +130,7 @@ def repeat_command(
     return [*lines, f"./run snakemake {page} --config {how} seeds={seeds}"]
 
 
-def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: int = 1) -> dict:
+def section_of(target: PageTarget, source: str, size: str, runs: list[SeedRun], crowd: int = 1) -> dict:
     """Everything the template shows about one size. `crowd`: see `series_of`."""
     finished = finished_of(runs)
     waiting = len(runs) - len(finished)
@@ -172,7 +174,7 @@ def section_of(target: Target, source: str, size: str, runs: list[Run], crowd: i
     }
 
 
-def section_data(target: Target, section: dict) -> dict:
+def section_data(target: PageTarget, section: dict) -> dict:
     """The machine-readable part of one section."""
     page = claims_page if target.task.claims else game_page
     return {

@@ -10,7 +10,7 @@ from common import papers
 
 
 @dataclass(frozen=True)
-class Target:
+class PageTarget:
     """`name` is the page's (dqn_pong); `variant_name` None is the paper itself."""
 
     name: str
@@ -20,19 +20,19 @@ class Target:
     variant_name: str | None
 
 
-def load_target(name: str) -> Target:
+def load_target(name: str) -> PageTarget:
     """UserError with close matches for an unknown name."""
     parsed = papers.parse_target(name)
     paper = papers.load_paper(parsed.paper)
     variant, task = papers.find_task(paper, parsed.variant, parsed.task)
-    return Target(parsed.name, paper, variant, task, parsed.variant)
+    return PageTarget(parsed.name, paper, variant, task, parsed.variant)
 
 
 def value_of(row: papers.Row | None) -> float | None:
     return None if row is None else row.value
 
 
-def roots(target: Target, results: Path) -> dict[str, Path]:
+def roots(target: PageTarget, results: Path) -> dict[str, Path]:
     """Where the runs of a page lie: one's own and the recorded ones."""
     folder = target.paper.folder
     recorded = papers.recorded_dir(folder.name, target.variant_name, target.task.name, root=folder.parent)

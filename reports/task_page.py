@@ -19,7 +19,7 @@ from reports.charts import PALETTE
 from reports.curves import Chart, Line, Series, mean_of, series_of
 from reports.index import Entry, all_targets, entry_of
 from reports.render import MAX_VIDEO, environment, excerpt, video_source, write
-from reports.runs import Run
+from reports.runs import SeedRun
 from reports.words import duration, size_name
 
 POINTS = 200  # of a curve
@@ -41,7 +41,7 @@ def name_of(entry: Entry) -> str:
     return f"{entry.target.paper.short}{', ' if variant else ''}{variant}"
 
 
-def curve_of(run: Run) -> tuple[str, list, list, list] | None:
+def curve_of(run: SeedRun) -> tuple[str, list, list, list] | None:
     """(name, frames, scores, hours): of evaluation phases, else of the last training episodes."""
     for column in ("eval_score", "train_score_100"):
         xs, ys = run.curve.series(column)

@@ -17,12 +17,12 @@ from pathlib import Path
 from common.errors import UserError, run_main
 from common.say import say
 from reports.render import PREVIEW, build, newest_of_own, write
-from reports.target import Target, load_target
+from reports.target import PageTarget, load_target
 
 EVERY = 60  # seconds
 
 
-def look(target: Target, results: Path, out: Path, every: int | None, asked: str | None = None) -> dict:
+def look(target: PageTarget, results: Path, out: Path, every: int | None, asked: str | None = None) -> dict:
     """Renders once; returns the page's opening section. `every` None: a page that does not load itself again.
 
     It opens on what is running, else on one's own runs of the size `asked`, else on one's own newest.
@@ -45,7 +45,7 @@ def lines_of(head: dict) -> list[str]:
     return lines
 
 
-def watch(target: Target, results: Path, out: Path, every: int = EVERY, once: bool = False) -> None:
+def watch(target: PageTarget, results: Path, out: Path, every: int = EVERY, once: bool = False) -> None:
     """Renders until what was running has finished. Damaged or half-written results are said and tried again."""
     seen, size = False, None
     while True:

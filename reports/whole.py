@@ -9,8 +9,8 @@ from pathlib import Path
 from common import papers
 from common.errors import UserError
 from common.evaluation.verdict import MIN_SEEDS, WORDS
-from reports.runs import Run, differences, find_runs, finished_of
-from reports.target import Target
+from reports.runs import SeedRun, differences, find_runs, finished_of
+from reports.target import PageTarget
 from reports.words import duration
 
 ROUNDING = 1e-9  # a difference below is none
@@ -25,8 +25,8 @@ class Cell:
     it is a finished run that is shorter.
     """
 
-    target: Target
-    runs: tuple[Run, ...] = ()
+    target: PageTarget
+    runs: tuple[SeedRun, ...] = ()
     source: str | None = None
     other: str | None = None
     short: bool = False
@@ -40,17 +40,19 @@ class Cell:
         return f"{self.target.name}.html"
 
 
-def target_of(paper: papers.Paper, variant: str, task: str) -> Target:
+def target_of(paper: papers.Paper, variant: str, task: str) -> PageTarget:
     """variant: "" is the paper itself."""
     found, known = papers.find_task(paper, variant or None, task)
-    return Target(papers.Target(paper.name, variant or None, task).name, paper, found, known, variant or None)
+    return PageTarget(
+        papers.Target(paper.name, variant or None, task).name, paper, found, known, variant or None
+    )
 
 
-def paper_settings(target: Target) -> dict:
+def paper_settings(target: PageTarget) -> dict:
     return papers.resolve(target.paper, target.variant_name, target.task.name, "paper").settings
 
 
-def cell_of(target: Target, results: Path, seeds: int | None = None) -> Cell:
+def cell_of(target: PageTarget, results: Path, seeds: int | None = None) -> Cell:
     """Of the sizes that ran the paper's own settings, the one with the most seeds; one's own before a recorded one."""
     try:
         found, _ = find_runs(target, results)
@@ -74,7 +76,7 @@ def cell_of(target: Target, results: Path, seeds: int | None = None) -> Cell:
     return best or Cell(target, other=other, short=short)
 
 
-def _why_not(run: Run, settings: dict) -> str:
+def _why_not(run: SeedRun, settings: dict) -> str:
     steps, wanted = run.run["settings"].get("training_steps"), settings.get("training_steps")
     if steps != wanted and None not in (steps, wanted):
         return SHORTER if steps < wanted else "longer than the paper's runs"

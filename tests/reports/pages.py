@@ -12,7 +12,7 @@ import numpy as np
 from common import papers
 from common.evaluation.video import write_mp4
 from reports.render import build
-from reports.target import Target
+from reports.target import PageTarget
 
 PAPER_FRAMES = 4_000_000
 PAPER_YAML = """
@@ -77,10 +77,10 @@ class Config:
 CURVE = "agent_steps,frames,updates,episodes,epsilon,eval_score,eval_episodes,train_score_100,loss,mean_max_q,learning_rate"
 
 
-def target_of(root: Path, task="pong", variant=None) -> Target:
+def target_of(root: Path, task="pong", variant=None) -> PageTarget:
     paper = papers.load_paper("toy", root=root / "replications")
     found, entry = papers.find_task(paper, variant, task)
-    return Target(papers.Target("toy", variant, task).name, paper, found, entry, variant)
+    return PageTarget(papers.Target("toy", variant, task).name, paper, found, entry, variant)
 
 
 def curve_rows(frames: int, level: float, rows: int = 20, seed: int = 0) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from common.papers import Claim
 from reports.claims_page import bound_is_ours, compared
-from reports.runs import Run
+from reports.runs import SeedRun
 from reports.words import protocol_name
 
 
@@ -40,7 +40,7 @@ def test_whose_a_bound_is(bounds, ours):
 
 
 def test_a_check_that_passed_within_rounding_passed():
-    run = Run(Path("x"), "recorded", "paper", 1, "finished", measures={"m": 1.0, "n": 2.0})
+    run = SeedRun(Path("x"), "recorded", "paper", 1, "finished", measures={"m": 1.0, "n": 2.0})
     near = compared(run, {"m": 1.0 + 1e-12, "n": 2.0}, "seed 1 was run again", 0.0)
     far = compared(run, {"m": 1.01, "n": 2.0}, "seed 1 was run again", 0.0)
     assert (near["ok"], far["ok"]) == (True, False)
