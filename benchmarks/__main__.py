@@ -3,7 +3,7 @@
     ./run python -m benchmarks [--quick] [--only NAME,...] [--out FILE]
 
 Everything is measured in one run, in rounds that visit each subject in turn (A, B, A, B, ...), each in a process of its own that
-sleeps while another is measured. README.md says what is measured and how; the figures go to results.json and results.svg.
+sleeps while another is measured. README.md says what is measured and how; the figures go to results.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks import figures, learning, machine, picture
+from benchmarks import figures, learning, machine
 from benchmarks.process import Worker, WorkerFailed
 from common import papers as replications
 from common.errors import UserError, run_main, suggestion
@@ -534,7 +534,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
         partial = known.quick or set(known.parts) != set(PARTS)
         known.out = known.results / "benchmark.json" if partial else ROOT / "benchmarks" / "results.json"
     if known.out.suffix != ".json":
-        raise UserError(f"--out {known.out}: a name that ends in .json; the picture goes beside it as .svg")
+        raise UserError(f"--out {known.out}: a name that ends in .json")
     return known
 
 
@@ -551,14 +551,13 @@ def main() -> None:
     found = report(samples, notes, about)
     known.out.parent.mkdir(parents=True, exist_ok=True)
     known.out.write_text(json.dumps(found, indent=1) + "\n")
-    known.out.with_suffix(".svg").write_text(picture.draw(found))
     print(f"\n{figures.table(found)}\n")
     for text in [*(f"warning: {w}" for w in found["warnings"]), *(f"note: {n}" for n in notes)]:
         print(text)
     print(
         f"{about['seconds']} s on {about['machine']['cpu']}, {about['machine']['cores']} cores, {threads} threads of PyTorch"
     )
-    print(f"written: {known.out} and {known.out.with_suffix('.svg').name}")
+    print(f"written: {known.out}")
 
 
 if __name__ == "__main__":

@@ -181,7 +181,7 @@ class ReplayableEnvs:
         return obs
 
     def screen(self, env: int) -> np.ndarray:
-        """(210, 160, 3) uint8: what a spectator of one environment sees now."""
+        """(rows, columns, 3) uint8: what a spectator of one environment sees now; 210 x 160 but for MuJoCo, twice that."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -281,7 +281,7 @@ def draw_cart(obs: np.ndarray) -> np.ndarray:
 
 
 def draw_bodies(model, data) -> np.ndarray:
-    """A MuJoCo scene without OpenGL, (210, 160, 3) uint8: capsules and spheres as strokes, seen from the side.
+    """A MuJoCo scene without OpenGL, (420, 320, 3) uint8: capsules and spheres as strokes, seen from the side.
 
     Tasks that move in the plane of the floor (Reacher, Swimmer: no geom leaves it) are seen from above.
     """
@@ -301,19 +301,19 @@ def draw_bodies(model, data) -> np.ndarray:
     middle = np.zeros(2) if small else data.subtree_com[1][axes].copy()
     if not flat:
         middle[1] = 0.8
-    scale = 80 / reach
-    picture = np.full((210, 160, 3), 245, np.uint8)
+    scale = 160 / reach
+    picture = np.full((420, 320, 3), 245, np.uint8)
     if not flat:
-        floor = int(105 + scale * middle[1])
-        cv2.line(picture, (0, floor), (160, floor), (120, 120, 120), 1)
+        floor = int(210 + scale * middle[1])
+        cv2.line(picture, (0, floor), (320, floor), (120, 120, 120), 2)
         for mark in np.arange(
             np.floor(middle[0] - reach), middle[0] + reach + 1, 0.5
         ):  # what shows that it moves
-            at = int(80 + scale * (mark - middle[0]))
-            cv2.line(picture, (at, floor), (at, floor + 4), (120, 120, 120), 1)
+            at = int(160 + scale * (mark - middle[0]))
+            cv2.line(picture, (at, floor), (at, floor + 8), (120, 120, 120), 2)
     for centre, half, g in zip(centres, along, geoms, strict=True):
-        ends = [(p[axes] - middle) * scale * (1, -1) + (80, 105) for p in (centre - half, centre + half)]
-        width = max(int(2 * scale * model.geom_size[g, 0]), 2)
+        ends = [(p[axes] - middle) * scale * (1, -1) + (160, 210) for p in (centre - half, centre + half)]
+        width = max(int(2 * scale * model.geom_size[g, 0]), 4)
         colour = (190, 90, 40) if g % 2 else (40, 60, 110)
         cv2.line(picture, *[tuple(int(v) for v in end) for end in ends], colour, width, cv2.LINE_AA)
     return picture

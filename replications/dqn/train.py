@@ -47,7 +47,7 @@ class Config:
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
     noop_max: int = 30  # frames; EDT1 "no-op max"
-    time_limit: Literal["xitari", "none"] = "xitari"  # then game over; released code
+    time_limit: Literal["xitari", "none"] = "xitari"  # then game over; DQN's released code
     preprocessing: Literal["nature", "ale"] = "nature"  # Methods; "ale" is faster and not the paper's
     life_loss_terminal: bool = True  # Methods, "Training details"
     reward_clip: float = 1.0  # raw score; Methods, "Training details"

@@ -8,13 +8,12 @@ import math
 import operator
 import os
 import tomllib
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import emulation, figures, learning, machine, picture
+from benchmarks import emulation, figures, learning, machine
 from benchmarks.process import Finished, Gate, Worker, WorkerFailed
 from common import papers
 from common.environments import atari
@@ -125,21 +124,6 @@ def test_a_busy_machine_is_said_to_be_one():
     busy = bench.report(SAMPLES | {"other_load_cores": [0.0, 0.9, 1.1]}, [], ABOUT)
     assert busy["quiet"] is False
     assert "0.90 cores" in busy["warnings"][0]
-
-
-def test_the_picture_is_a_well_formed_file_of_its_own():
-    text = picture.draw(bench.report(SAMPLES, [], ABOUT))
-    ElementTree.fromstring(text)
-    for shown in (
-        "DQN, learning",
-        "Stable-Baselines3 DQN, learning",
-        "this repository",
-        "a &lt;CPU&gt;",
-        "5,000",
-    ):
-        assert shown in text
-    assert text.count("http") == 1  # the name space
-    ElementTree.fromstring(picture.draw(bench.report({}, [], ABOUT)))
 
 
 # --- the command line ---

@@ -128,6 +128,6 @@ def test_the_picture_of_a_mujoco_task_moves_with_it():
     for _ in range(3):
         envs.step(np.full((1, 1), 3.0))
     after = envs.screen(0)
-    assert before.shape == (210, 160, 3)
+    assert before.shape == (420, 320, 3)
     assert before.dtype == np.uint8
     assert (before != after).any(axis=2).sum() > 50  # the cart has moved
