@@ -82,7 +82,7 @@ rule train:
     shell:
         "run=$(dirname {output.run:q}); {resources.before}"
         "python -m {params.trainer} {resources.flags} --threads {threads} --results {params.results:q}"
-        + TO_LOG
+        f"{TO_LOG}"
 
 
 # A task with claims has a script of its own, no weights and no evaluation. It takes minutes: one that was stopped starts over.
@@ -110,7 +110,8 @@ rule claims:
         results=lambda wildcards, output: Path(output.run).parents[4],
     shell:
         "run=$(dirname {output.run:q}); {resources.before}"
-        "python -m {params.trainer} {resources.flags} --threads 1 --results {params.results:q}" + TO_LOG
+        "python -m {params.trainer} {resources.flags} --threads 1 --results {params.results:q}"
+        f"{TO_LOG}"
 
 
 rule evaluate:
@@ -133,7 +134,7 @@ rule evaluate:
         protocol=flow.protocol,  # evaluates again when it changes
         folder=lambda wildcards, input: Path(input.run).parent,
     shell:
-        "python -m common.runs.evaluate {params.folder:q} {resources.flags}" + TO_LOG
+        "python -m common.runs.evaluate {params.folder:q} {resources.flags}" f"{TO_LOG}"
 
 
 rule report:
@@ -153,7 +154,8 @@ rule report:
         seen=flow.page_seen,
     shell:
         "python -m reports.render {wildcards.target} --results {params.results:q} {params.of}"
-        " --out {output:q}" + TO_LOG
+        " --out {output:q}"
+        f"{TO_LOG}"
 
 
 # Every paper against every task, from whatever runs there are: it never trains.
@@ -172,7 +174,7 @@ rule index:
         seen=flow.index_seen,
         results=flow.config["results"],
     shell:
-        "python -m reports.index --results {params.results:q} --out {output:q}" + TO_LOG
+        "python -m reports.index --results {params.results:q} --out {output:q}" f"{TO_LOG}"
 
 
 # Pages about many runs: of a paper and of a task, which train nothing; of a printed table, which asks for all of its runs.
@@ -192,7 +194,8 @@ rule summary:
         seen=lambda wildcards: flow.summaries.seen(wildcards.summary),
         results=flow.config["results"],
     shell:
-        "python -m {params.page} {wildcards.summary} --results {params.results:q} --out {output:q}" + TO_LOG
+        "python -m {params.page} {wildcards.summary} --results {params.results:q} --out {output:q}"
+        f"{TO_LOG}"
 
 
 # All pages with results in one folder, for any static host: `snakemake site`.
@@ -210,4 +213,4 @@ rule site:
         seen=flow.index_seen,
         results=flow.config["results"],
     shell:
-        "python -m reports.site --results {params.results:q} --out $(dirname {output:q})" + TO_LOG
+        "python -m reports.site --results {params.results:q} --out $(dirname {output:q})" f"{TO_LOG}"

@@ -364,11 +364,10 @@ def papers(bench: Bench) -> None:
 
 
 def playing_papers() -> list[str]:
-    """Those with a game or a Gymnasium task; a board game's self-play has a benchmark of its own."""
+    """Those with a game of Atari, and those with a part of their own; tables and self-play are no match for an emulator."""
     found = replications.load_papers()
-    return [
-        name for name in found if any(task.kind in ("atari", "gym") for task in found[name].tasks.values())
-    ]
+    games = {name for name, paper in found.items() if any(t.kind == "atari" for t in paper.tasks.values())}
+    return [name for name in found if name in games or name in OWN_PARTS]
 
 
 def start_papers(bench: Bench) -> None:

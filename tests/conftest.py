@@ -7,12 +7,17 @@ test asked for by name runs in this process, where it starts sooner and prints w
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Whatever the machine says: a mirror that a test leaves open in this process would be the next test's. Tests of the mirror,
 # and those that run the workflow, ask for it in processes of their own.
 os.environ["WANDB_MODE"] = "disabled"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes, two cores
+# Under nohup and in the background these are ignored, and would be in all that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_xdist_auto_num_workers(config) -> int:

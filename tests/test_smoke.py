@@ -66,7 +66,7 @@ def test_smoke_killed_half_way_and_resumed(tmp_path):
     assert len(evaluation["episodes"]) == 2
     assert all(-21 <= e["score"] <= 21 for e in evaluation["episodes"])
     page = (root / "reports" / "dqn_pong.html").read_text()
-    assert 'data-verdict="not_reached"' in page
+    assert 'data-verdict="too_short"' in page
     assert "18.9" in page
     assert not re.search(r"""(src|href)=["']?https?://(?!doi\.org|arxiv\.org)""", page)
     again = snakemake(root, *order, log=tmp_path / "again")

@@ -124,7 +124,8 @@ def check(paper: str, settings: Mapping[str, Any], where: Callable[[str], str]) 
             continue
         allowed = range_of(paper, name)
         if not allowed.holds(value):
-            raise UserError(f"{where(name)}.{name}: {value} is not allowed; {allowed.in_words()}")
+            largest = f", at most {LARGEST:,}" if value > LARGEST else ""
+            raise UserError(f"{where(name)}.{name}: {value} is not allowed; {allowed.in_words()}{largest}")
     for low, high, below in ORDERED:
         if low in settings and high in settings:
             a, b = settings[low], settings[high]

@@ -22,6 +22,7 @@ COPIES = {
     ("RMSProp", "dqn double_dqn prioritized_dqn dueling_dqn"),
     ("act", "dqn dqn_2013 double_dqn prioritized_dqn dueling_dqn rainbow"),
     ("annealing", "a2c ppo"),
+    ("Heads", "a2c reinforce"),
     ("make_policy", "dqn dqn_2013 double_dqn prioritized_dqn dueling_dqn"),
 }
 

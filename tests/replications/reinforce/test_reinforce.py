@@ -193,11 +193,9 @@ def test_the_loop_takes_the_papers_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("variant", [None, "reward_to_go", "no_baseline"])
-def test_a_run_that_was_stopped_ends_with_the_same_bytes(variant, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(variant, tmp_path):
     whole = train("reinforce", "cartpole", tmp_path / "whole", TINY, variant=variant)
-    resumed = train_in_two(
-        monkeypatch, 170, "reinforce", "cartpole", tmp_path / "resumed", TINY, variant=variant
-    )
+    resumed = train_in_two(170, "reinforce", "cartpole", tmp_path / "resumed", TINY, variant=variant)
     for name in ("model.safetensors", "curve.csv", "episodes.csv"):
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 
