@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common import papers
 from common.errors import UserError
 from common.papers.config_fields import kinds
-from common.papers.ranges import LARGEST_SEED, ORDERED, RANGES, Range, check, check_seed, range_of
+from common.papers.ranges import LARGEST, LARGEST_SEED, ORDERED, RANGES, Range, check, check_seed, range_of
 from common.papers.settings import resolve_loaded
 from common.runs import command_line
 
@@ -84,7 +84,8 @@ def test_a_value_out_of_its_range_is_refused_in_one_sentence(data):
     with pytest.raises(UserError) as refused:
         resolve_loaded(loaded()[paper], loaded()[paper].variants[""], task, "paper", {name: value})
     message = str(refused.value)
-    assert message == f"command line.{name}: {kind(value)} is not allowed; {allowed.in_words()}"
+    most = f", at most {LARGEST:,}" if value > LARGEST else ""
+    assert message == f"command line.{name}: {kind(value)} is not allowed; {allowed.in_words()}{most}"
 
 
 @given(st.data())
