@@ -22,6 +22,9 @@ def test_from_nothing_to_a_recorded_page(tmp_path):
         ".venv", ".git", "results", "logs", ".snakemake", "recorded", "__pycache__", "*.html"
     )
     shutil.copytree(ROOT, root, ignore=skip)
+    identity = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+    for step in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "A clean commit")):
+        subprocess.run(["git", *step], cwd=root, check=True)  # only runs of a commit are recorded
     order = (PAGE, "--verbose", "--config", "budget=smoke", "seeds=2")
     assert snakemake(root, *order, log=log).wait(240) == 0, log.read_text()
     printed = log.read_text()

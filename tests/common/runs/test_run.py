@@ -125,7 +125,8 @@ def test_killed_at_random_and_resumed_is_the_same(tmp_path, unbroken, monkeypatc
     monkeypatch.setattr(papers, "resolve", short)
     for folder in (resumed, whole):
         evaluate_run(folder, "cpu")
-    assert (resumed / "evaluation.json").read_bytes() == (whole / "evaluation.json").read_bytes()
+    evaluations = [json.loads((folder / "evaluation.json").read_text()) for folder in (resumed, whole)]
+    assert evaluations[0] | {"budget": ""} == evaluations[1] | {"budget": ""}
 
 
 @pytest.mark.long
