@@ -72,7 +72,8 @@ def verdict_picture(task, verdict: Verdict, finished: Sequence[SeedRun]) -> Mark
         row = task.published
         decimals = 1 if row.stdev is None else decimals_for(row.stdev)
         band = (row.value - row.stdev, row.value + row.stdev) if row.stdev is not None else None
-        label = "The paper: mean ± sd" if band else "The paper"
+        whose = task.protocol.published_by or "The paper"
+        label = f"{whose}: mean ± sd" if band else whose
         value = as_printed(row.value) + (f" ± {as_printed(row.stdev)}" if band else "")
         rows.append(PictureRow(label, value, row.value, "paper", band=band))
     if task.published is None and task.bar is not None:
@@ -83,7 +84,7 @@ def verdict_picture(task, verdict: Verdict, finished: Sequence[SeedRun]) -> Mark
     line = None
     if task.published is not None and task.random is not None and verdict.key != "not_testable":
         line = (
-            "90 % of the paper's margin over random play",
+            "90 % of the published margin over random play",
             task.random.value + THRESHOLD * (task.published.value - task.random.value),
         )
     return picture(rows, line, "; ".join(f"{row.label}: {row.value}" for row in rows))
@@ -92,7 +93,10 @@ def verdict_picture(task, verdict: Verdict, finished: Sequence[SeedRun]) -> Mark
 def reference_lines(task) -> list[Line]:
     lines = []
     if task.published is not None:
-        lines.append(Line("the paper's score", task.published.value, "paper"))
+        whose = task.protocol.published_by
+        lines.append(
+            Line(f"score of {whose}" if whose else "the paper's score", task.published.value, "paper")
+        )
     elif task.bar is not None:
         lines.append(Line("our stated bar", task.bar, "paper"))
     if task.random is not None:

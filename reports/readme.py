@@ -53,7 +53,8 @@ def row_of(entry: Entry) -> tuple[str, str, str]:
         return f"{ours}, {steps}", "no score is printed", f"{length}{earlier}"
     spread = f" ± {as_printed(task.published.stdev)}" if task.published.stdev else ""
     whole = f"{task.paper_frames / 1e6:g} million frames"
-    published = f"{as_printed(task.published.value)}{spread} at {whole}"
+    by = f" ({task.protocol.published_by})" if task.protocol.published_by else ""
+    published = f"{as_printed(task.published.value)}{spread}{by} at {whole}"
     if task.random:
         published += f" (random play: {as_printed(task.random.value)})"
     return (

@@ -131,7 +131,10 @@ def uncertainty(verdict: Verdict, finished: Sequence[SeedRun]) -> float | None:
 def published_of(task) -> Published | None:
     if task.published is None:
         return None
-    return Published(task.published.value, task.published.stdev, task.protocol.published_episodes)
+    protocol = task.protocol
+    return Published(
+        task.published.value, task.published.stdev, protocol.published_episodes, protocol.published_by
+    )
 
 
 def verdict_of(task, finished: Sequence[SeedRun]) -> Verdict:

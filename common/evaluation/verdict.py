@@ -60,11 +60,20 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Published:
-    """One printed score: `value`, its printed standard deviation and the `n` behind that, None where not printed."""
+    """One printed score: `value`, its printed standard deviation and the `n` behind that, None where not printed.
+
+    by: whose number it is, where it is not the paper's own.
+    """
 
     value: float
     stdev: float | None = None
     n: int | None = None
+    by: str | None = None
+
+    @property
+    def in_words(self) -> str:
+        whose = f"the published score of {self.by} is" if self.by else "the paper reports"
+        return f"{whose} {as_printed(self.value)}"
 
     @property
     def standard_error(self) -> float | None:
@@ -237,7 +246,7 @@ def decide(
         notes.append(f"Evaluated on {episodes} of the protocol's {protocol_episodes} episodes.")
     point, interval = ratio_in_words(g)
     lead = (
-        f"After {_length_in_words(fraction)} {_scored(ours)}; the paper reports {as_printed(published.value)}, "
+        f"After {_length_in_words(fraction)} {_scored(ours)}; {published.in_words}, "
         f"random play {as_printed(random)}."
     )
     notes.insert(

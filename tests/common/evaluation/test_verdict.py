@@ -171,3 +171,11 @@ def test_bad_scores_are_refused():
     for bad in ([], [float("nan")]):
         with pytest.raises(ValueError, match="seed scores"):
             judge(bad)
+
+
+def test_a_number_of_another_paper_is_called_so():
+    scores = {"scores": [-19.8], "random": -20.7, "frames": [2_400_000], "paper_frames": 320_000_000}
+    whose = decide(published=Published(7.0, 19.0, 3, by="Others 2018, column A3C"), **scores)
+    assert "the published score of Others 2018, column A3C is 7, random play" in whose.sentence
+    assert "the paper reports" not in whose.sentence
+    assert "the paper reports 7, random play" in decide(published=Published(7.0, 19.0, 3), **scores).sentence
