@@ -138,6 +138,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_installs_once_runs_in_it_and_installs_again_when_the_lock_changed(repository):
     make_wheel(repository.wheels, "tiny", "1.0")
     make_wheel(repository.wheels, "tiny", "2.0")

@@ -27,6 +27,7 @@ def snakemake(root: Path, *arguments: str, log: Path) -> subprocess.Popen:
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_smoke_killed_half_way_and_resumed(tmp_path):
     root, log = tmp_path / "repo", tmp_path / "log"
     skip = shutil.ignore_patterns(

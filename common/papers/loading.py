@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,19 @@ def discover(root: Path = REPLICATIONS) -> tuple[str, ...]:
 
 
 def load_paper(name: str, root: Path = REPLICATIONS) -> Paper:
-    """Loads and checks replications/<name>/paper.yaml: the schema; then settings, reasons, units, protocols, rows."""
+    """Loads and checks replications/<name>/paper.yaml: the schema; then settings, reasons, units, protocols, rows.
+
+    Read once a process, until one of the folder's files changes; nobody may change what is returned.
+    """
+    files = sorted(f for f in (Path(root) / name).glob("*.*") if f.suffix in (".yaml", ".csv", ".py"))
+    return _load_paper(
+        name, root, tuple((f.name, s.st_mtime_ns, s.st_size) for f in files for s in [f.stat()])
+    )
+
+
+@lru_cache(maxsize=64)
+def _load_paper(name: str, root: Path, stamp: tuple) -> Paper:
+    """stamp: changes with the folder's files."""
     folder = Path(root) / name
     if not NAME.fullmatch(name) or not (folder / "paper.yaml").is_file():
         raise UserError(f"unknown paper {name!r}{suggestion(name, discover(root))}")
