@@ -16,10 +16,13 @@ STEPS = {
     "dqn_2013": 15_000, "dqn": 10_000, "double_dqn": 10_000, "prioritized_dqn": 10_000,
     "dueling_dqn": 10_000, "rainbow": 5_000,
 }  # fmt: skip
+TWINS = ("double_dqn", "dueling_dqn")  # their loops are those of dqn and prioritized_dqn, and watched as well
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("paper", STEPS)
+@pytest.mark.parametrize(
+    "paper",
+    [pytest.param(paper, marks=pytest.mark.long if paper in TWINS else pytest.mark.slow) for paper in STEPS],
+)
 def test_a_short_training_learns(paper, tmp_path):
     folder = train(paper, "cartpole", tmp_path, {"training_steps": STEPS[paper]}, seed=1, budget="hour")
     assert evaluate_run(folder, "cpu")["score"] >= 100
