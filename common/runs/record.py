@@ -22,6 +22,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -54,6 +55,7 @@ SAME_CODE = {
     "lock_sha256": "their packages (uv.lock)",
     "rom_sha256": "their ROM",
 }
+RESULTS_FLAG = re.compile(r" --results(?:=| )\S+")  # where it lay on its machine tells nobody anything
 FIX = "record runs that differ in nothing but the seed, or train the odd one again"
 
 
@@ -165,6 +167,8 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
         notes.append("recorded without its weights, which are kept for the seed with the median score only")
     provenance = run.run["provenance"]
     provenance = provenance | {"notes": [*provenance.get("notes", []), *notes]}
+    if provenance.get("command"):
+        provenance["command"] = RESULTS_FLAG.sub("", provenance["command"])
     write_json(folder / "run.json", run.run | {"provenance": provenance})
 
 

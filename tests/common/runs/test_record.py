@@ -340,3 +340,18 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         recording.run_main(recording.main)
     assert left.value.code == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_where_a_run_lay_on_its_machine_is_not_recorded(tmp_path, replications, evaluated):
+    folder = make_run(tmp_path / "results", 1, 20.0)
+    run = json.loads((folder / "run.json").read_text())
+    run["provenance"]["command"] = "python -m replications.dqn.train --results /home/me/runs --seed 1"
+    (folder / "run.json").write_text(json.dumps(run))
+    kept = json.loads((record([folder], replications=replications) / "seed1" / "run.json").read_text())
+    assert kept["provenance"]["command"] == "python -m replications.dqn.train --seed 1"
+
+
+def test_no_recorded_run_names_a_folder_of_its_machine():
+    files = list((Path(__file__).resolve().parents[3] / "replications").glob("*/recorded/**/run.json"))
+    assert files
+    assert [file for file in files if "--results" in file.read_text()] == []
