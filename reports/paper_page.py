@@ -5,7 +5,6 @@ The paper's claims come first, then its main table, aggregates over games, learn
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +24,18 @@ from reports.runs import SeedRun
 from reports.scores import judge
 from reports.table_page import csv_of, decide, latex_of, measured
 from reports.target import value_of
-from reports.whole import Cell, Decision, Missing, cell_of, codes_of, missing_of, overall, target_of, waiting
+from reports.whole import (
+    Cell,
+    Decision,
+    Missing,
+    cell_of,
+    codes_of,
+    command,
+    missing_of,
+    overall,
+    target_of,
+    waiting,
+)
 
 LEVELS = np.linspace(0, 3, 61)  # of the performance profile, in human levels
 SMALL = 30  # learning curves drawn
@@ -328,17 +338,9 @@ def render_paper(
     return out
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m reports.paper_page",
-        description="Render a whole paper from whatever results there are.",
-    )
-    parser.add_argument("paper", help="for example dqn, or dqn-fast")
-    parser.add_argument("--out", type=Path, help="default: reports/PAPER.html")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    args = parser.parse_args(argv)
-    render_paper(args.paper.removeprefix("reports/").removesuffix(".html"), args.results, args.out)
-
-
 if __name__ == "__main__":
-    run_main(main)
+    run_main(
+        lambda: command(
+            "paper", "dqn, or dqn-fast", "Render a whole paper from whatever results there are.", render_paper
+        )
+    )

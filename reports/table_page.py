@@ -5,7 +5,6 @@ Ours stands beside each printed value, with an interval; below come the claims, 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from reports.whole import (
     by_interval,
     cell_of,
     codes_of,
+    command,
     missing_of,
     overall,
     target_of,
@@ -320,17 +320,9 @@ def render_table(
     return out
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m reports.table_page",
-        description="Render a printed table from whatever results there are.",
-    )
-    parser.add_argument("table", help="for example ppo_table_1")
-    parser.add_argument("--out", type=Path, help="default: reports/TABLE.html")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    args = parser.parse_args(argv)
-    render_table(args.table.removeprefix("reports/").removesuffix(".html"), args.results, args.out)
-
-
 if __name__ == "__main__":
-    run_main(main)
+    run_main(
+        lambda: command(
+            "table", "ppo_table_1", "Render a printed table from whatever results there are.", render_table
+        )
+    )

@@ -5,7 +5,6 @@ Of each agent the longest finished runs, one's own or recorded, as on its own pa
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from reports.curves import Chart, Line, Series, mean_of, series_of
 from reports.index import Entry, all_targets, entry_of
 from reports.render import MAX_VIDEO, environment, excerpt, video_source, write
 from reports.runs import SeedRun
+from reports.whole import command
 from reports.words import duration, size_name
 
 POINTS = 200  # of a curve
@@ -129,16 +129,5 @@ def render_task(
     return out
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m reports.task_page", description="Render every agent's runs on one task."
-    )
-    parser.add_argument("task", help="for example pong")
-    parser.add_argument("--out", type=Path, help="default: reports/TASK.html")
-    parser.add_argument("--results", type=Path, default=Path("results"))
-    args = parser.parse_args(argv)
-    render_task(args.task.removeprefix("reports/").removesuffix(".html"), args.results, args.out)
-
-
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: command("task", "pong", "Render every agent's runs on one task.", render_task))

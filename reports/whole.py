@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,3 +155,13 @@ def overall(decisions: Sequence[Decision]) -> str:
         if key in keys:
             return key
     return "replicated" if keys else "not_testable"
+
+
+def command(kind: str, example: str, about: str, render: Callable[[str, Path, Path | None], object]) -> None:
+    """The command line of a page about many runs. kind: what it is of, and its module's name begins with."""
+    parser = argparse.ArgumentParser(prog=f"python -m reports.{kind}_page", description=about)
+    parser.add_argument(kind, help=f"for example {example}")
+    parser.add_argument("--out", type=Path, help=f"default: reports/{kind.upper()}.html")
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    args = parser.parse_args()
+    render(getattr(args, kind).removeprefix("reports/").removesuffix(".html"), args.results, args.out)

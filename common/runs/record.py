@@ -2,14 +2,12 @@
 
     ./run python -m common.runs.record results/dqn/pong/hour/seed1 [...]
 
-Give all seeds of one paper, variant, task and size at once; they replace what was recorded for it. Only the seed with
-the median score keeps its weights, rounded to float16; its recorded evaluation is played anew with those rounded
-weights, so that a reader who plays it again gets the recorded episodes. Its video is cut to 45 seconds.
+Give all seeds of one paper, variant, task and size; they replace what was recorded for it. Only the median seed keeps its weights,
+rounded to float16; its evaluation is played anew with those, so that a reader who plays it again gets the recorded episodes.
 
     ./run python -m common.runs.record --refilm replications/dqn/recorded/base/pong/hour/seed1
 
-evaluates a recorded run anew, for what evaluations keep now and did not then (films, action values): only if every episode
-comes out exactly as recorded.
+evaluates a recorded run anew, for what evaluations keep now (films, action values), if every episode comes out as recorded.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -141,8 +139,11 @@ def record(
 
 def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) -> None:
     """One run's recorded files, written into an empty folder."""
-    notes = []
-    logs = dict(run.logs)
+    notes, logs = [], dict(run.logs)
+    provenance = dict(run.run["provenance"])
+    if provenance.get("command"):
+        provenance["command"] = RESULTS_FLAG.sub("", provenance["command"])
+    run = replace(run, run=run.run | {"provenance": provenance})
     if run.evaluation is None:
         for name, content in logs.items():
             if with_weights or name not in LEFT:
@@ -165,10 +166,7 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
     else:
         write_json(folder / "evaluation.json", run.evaluation)
         notes.append("recorded without its weights, which are kept for the seed with the median score only")
-    provenance = run.run["provenance"]
-    provenance = provenance | {"notes": [*provenance.get("notes", []), *notes]}
-    if provenance.get("command"):
-        provenance["command"] = RESULTS_FLAG.sub("", provenance["command"])
+    provenance["notes"] = [*provenance.get("notes", []), *notes]
     write_json(folder / "run.json", run.run | {"provenance": provenance})
 
 
