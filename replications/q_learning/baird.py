@@ -128,6 +128,19 @@ def expected(config: Config, step_size: float, weighting: np.ndarray, discount: 
     return np.array(path)
 
 
+def expected_tdc(config: Config) -> np.ndarray:
+    """Figure 11.5, right: TDC's step in expectation, both weights at once -> (steps + 1, 8) weights."""
+    c, w, second, path = config, BEGIN.copy(), np.zeros(WEIGHTS), [BEGIN.copy()]
+    a = key_matrix(c.discount, np.full(STATES, 1 / STATES))
+    correction = c.discount * np.outer(FEATURES[6], FEATURES.mean(axis=0))  # E[rho discount x' x^T]
+    for _ in range(c.steps):
+        delta = -a @ w  # E[rho delta x]
+        w = w + c.tdc_step_size * (delta - correction @ second)
+        second = second + c.tdc_second_step_size * (delta - SQUARES @ second)
+        path.append(w)
+    return np.array(path)
+
+
 def expected_emphatic(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Figure 11.6: emphatic TD in expectation -> (steps + 1, 8) weights and (steps,) the mean of the emphasis M.
 
@@ -160,6 +173,10 @@ def experiment(config: Config, seed: int) -> Findings:
     def draw(figure: str, series: str, ys: np.ndarray) -> None:
         points.extend((figure, series, int(t), float(ys[t])) for t in marks if t < len(ys))
 
+    def draw_weights(figure: str, path: np.ndarray) -> None:
+        for series, column in (("w1", 0), ("w7", 6), ("w8", 7)):
+            draw(figure, series, path[:, column])
+
     found = {
         learner.__name__: sampled(learner, c, np.random.default_rng((seed, number)))
         for number, learner in enumerate((semi_gradient, tdc, gtd2))
@@ -173,9 +190,8 @@ def experiment(config: Config, seed: int) -> Findings:
         "dp_w8": float(swept[-1, 7]),
         "dp_w1": float(swept[-1, 0]),
     }
-    for name, path in (("td", found["semi_gradient"][:, 0]), ("dp", swept)):
-        for series, column in (("w1", 0), ("w7", 6), ("w8", 7)):
-            draw(f"figure_11_2_{name}", series, path[:, column])
+    draw_weights("figure_11_2_td", found["semi_gradient"][:, 0])
+    draw_weights("figure_11_2_dp", swept)
     # What stops it: a smaller discount, on-policy training
     m["largest_stable_discount"] = threshold()
     on_policy = expected(c, c.step_size, only_lower) @ FEATURES[6]
@@ -194,6 +210,13 @@ def experiment(config: Config, seed: int) -> Findings:
         m[f"{name}_projected_error_largest"] = float(projected[-1].max())
         draw(f"figure_11_5_{name}", "root of VE", value.mean(axis=1))
         draw(f"figure_11_5_{name}", "root of PBE", projected.mean(axis=1))
+    path = expected_tdc(c)
+    value, projected = value_error(path), projected_error(path, c.discount)
+    m |= {"tdc_expected_value_error": float(value[-1]), "tdc_expected_projected_error": float(projected[-1])}
+    draw("figure_11_5_expected", "root of VE", value)
+    draw("figure_11_5_expected", "root of PBE", projected)
+    draw_weights("figure_11_5_expected", path)
+    draw_weights("figure_11_5_tdc", found["tdc"][:, 0])
     # Figure 11.6: emphatic TD, in expectation
     path, emphasis = expected_emphatic(c)
     value = value_error(path)
@@ -203,8 +226,7 @@ def experiment(config: Config, seed: int) -> Findings:
         "emphasis": float(emphasis[-1]),
     }
     draw("figure_11_6", "root of VE", value)
-    for series, column in (("w1", 0), ("w7", 6), ("w8", 7)):
-        draw("figure_11_6", series, path[:, column])
+    draw_weights("figure_11_6", path)
     return Findings(m, points)
 
 

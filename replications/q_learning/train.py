@@ -44,9 +44,9 @@ class Config:
 
     discount: float = 0.99  # gamma, below 1; 1 where an absorbing goal is reached
     exponent: float = (
-        0.6  # w of the step size n^-w at the n-th visit of a pair; the theorem asks for 1/2 < w <= 1
+        0.6  # w of the step size (n + 1)^-w at the n-th visit of a pair; the theorem asks for 1/2 < w <= 1
     )
-    constant_step: float = 0.0  # alpha; above 0 it takes the place of n^-w, and the theorem does not hold
+    constant_step: float = 0.0  # alpha; above 0, in place of (n + 1)^-w: outside the theorem
 
     initial_exploration: float = 1.0  # epsilon; any behaviour that tries everything for ever will do
     final_exploration: float = 0.1
@@ -96,8 +96,8 @@ def exploration(step: int, config: Config) -> float:
 
 
 def step_size(visits: int, config: Config) -> float:
-    """alpha at the n-th visit of a pair: n^-w, whose sum is infinite while that of its squares is not; or the constant."""
-    return config.constant_step or float(visits) ** -config.exponent
+    """alpha at the n-th visit of a pair, below 1: (n + 1)^-w, of infinite sum while that of its squares is finite; or the constant."""
+    return config.constant_step or (visits + 1.0) ** -config.exponent
 
 
 def q_target(reward: float, next_values: np.ndarray, ended: bool, discount: float) -> float:

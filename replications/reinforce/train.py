@@ -111,11 +111,16 @@ def weighted_log_probability(heads: Heads, actions: torch.Tensor, weights: torch
     return (weights * logs).sum()
 
 
-class Variances:
-    """The trace of the covariance of (r - b) sum_t e(t) over the episodes of one policy, with the baseline and without it."""
+class Variances(nn.Module):
+    """The trace of the covariance of (r - b) sum_t e(t), with the baseline and without it, over the episodes since it was last taken.
+
+    The policy moves a little in that time; both are measured on the same episodes.
+    """
 
     def __init__(self, size: int):
-        self.sums, self.squares, self.count = torch.zeros(2, size), torch.zeros(2), torch.zeros(())
+        super().__init__()
+        for name, shape in (("sums", (2, size)), ("squares", (2,)), ("count", ())):
+            self.register_buffer(name, torch.zeros(shape))
 
     def add(self, eligibility: torch.Tensor, score: float, baseline: float) -> None:
         """eligibility: sum_t e(t), flat."""
@@ -128,16 +133,9 @@ class Variances:
         """Both, and begin anew; 0 where fewer than two episodes ended."""
         n = max(float(self.count), 1.0)
         found = (self.squares / n - (self.sums / n).pow(2).sum(dim=1)).clamp(min=0).tolist()
-        for part in (self.sums, self.squares, self.count):
+        for part in self.buffers():
             part.zero_()
         return found
-
-    def state_dict(self) -> dict:
-        return {"sums": self.sums, "squares": self.squares, "count": self.count}
-
-    def load_state_dict(self, state: dict) -> None:
-        for name, value in state.items():
-            getattr(self, name).copy_(torch.as_tensor(value))
 
 
 class Episode:
@@ -149,11 +147,6 @@ class Episode:
 
     def clear(self) -> None:
         self.states, self.actions, self.rewards = [], [], []
-
-    def add(self, state: np.ndarray, action: int, reward: float) -> None:
-        self.states.append(state)
-        self.actions.append(action)
-        self.rewards.append(reward)
 
     def state_dict(self) -> dict:
         states = np.array(self.states, dtype=np.float32).reshape(-1, *self.shape)
@@ -194,7 +187,9 @@ def train(config: Config, run: Run) -> None:
             action = sample(net(state[None, None]).outputs, rng)
         progress.advance(1)
         step = envs.step(np.array([action]))
-        episode.add(state.numpy().copy(), action, float(step.rewards[0]))
+        episode.states.append(state.numpy().copy())
+        episode.actions.append(action)
+        episode.rewards.append(float(step.rewards[0]))
         state.copy_(torch.from_numpy(step.obs[0]))
         if step.done[0]:
             run.log_episodes(progress, step)

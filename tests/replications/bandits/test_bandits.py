@@ -66,6 +66,56 @@ def test_ucb_tries_every_arm_once_and_then_the_one_with_the_largest_first_reward
     assert reward[10] == pytest.approx(1.5388 / 2**0.5, abs=4 * 0.02)
 
 
+def test_ucb_by_hand():
+    """S&B Equation 2.10 at t = 8, c = 2: 0.5 + 2 sqrt(ln 8 / 4) = 1.942 against 0.2 + 2 sqrt(ln 8 / 2) = 2.239, then 1.3 + 1.442."""
+    agent = agents.ValueAgent((2, 2), confidence=2.0)
+    agent.counts[:] = 4, 2
+    agent.values[:] = [0.5, 0.2], [1.3, 0.2]
+    assert agent.choose(8, RNG).tolist() == [1, 0]
+    agent.values[:, 1] = 0.5 + 2 * (np.log(8) / 4) ** 0.5 - 2 * (np.log(8) / 2) ** 0.5
+    agent.values[:, 0] = 0.501, 0.499
+    assert agent.choose(8, RNG).tolist() == [0, 1]  # neither another t nor another c
+
+
+def test_what_the_testbed_plays(monkeypatch):
+    """Every agent of Figures 2.2 to 2.6 and Exercise 2.5, its settings, steps, and the arms that it plays."""
+    seen = []
+
+    def spy(problems, agent, steps, rng, drift):
+        kept = vars(agent)
+        names = ("epsilon", "step_size", "confidence", "baseline")
+        seen.append(
+            (
+                steps,
+                drift,
+                round(problems.mean()),
+                {n: kept[n] for n in names if kept.get(n)},
+                agent.values.max() if "values" in kept else None,
+            )
+        )
+        return np.zeros(steps), np.zeros(steps)
+
+    monkeypatch.setattr(testbed, "play", spy)
+    testbed.experiment(testbed.Config(runs=100), 1)
+    one, ten = (1000, 0.0, 0), (10_000, 0.0, 0)
+    by_epsilon = [(*one, {"epsilon": e} if e else {}, 0) for e in (0, 0.01, 0.1)]
+    assert seen[:8] == [
+        *by_epsilon, (*ten, {"epsilon": 0.01}, 0), (*ten, {"epsilon": 0.1}, 0), (*one, {"step_size": 0.1}, 5),
+        (*one, {"epsilon": 0.1, "step_size": 0.1}, 0), (*one, {"confidence": 2.0}, 0),
+    ]  # fmt: skip
+    assert seen[8:12] == [
+        (1000, 0.0, 4, {"step_size": a} | ({"baseline": True} if b else {}), None) for b in (True, False) for a in (0.1, 0.4)
+    ]  # fmt: skip
+    study = [(*one, {"epsilon": 2.0**p}, 0) for p in range(-7, -1)]
+    study += [(*one, {"step_size": 2.0**p, "baseline": True}, None) for p in range(-5, 2)]
+    study += [(*one, {"confidence": 2.0**p}, 0) for p in range(-4, 3)]
+    study += [(*one, {"step_size": 0.1}, 2.0**p) for p in range(-2, 3)]
+    assert seen[12:-2] == study
+    assert seen[-2:] == [
+        (10_000, 0.01, 0, {"epsilon": 0.1, "step_size": 0.1}, 0), (10_000, 0.01, 0, {"epsilon": 0.1}, 0),
+    ]  # fmt: skip
+
+
 def test_problems_are_the_same_for_all_agents_and_left_as_they_are():
     figures = testbed.Figures(testbed.Config(runs=30, steps=100), 1)
     before = figures.problems.copy()
@@ -112,6 +162,31 @@ def test_bad_settings_of_the_testbed(change, message):
         testbed.experiment(testbed.Config(**change), 1)
 
 
+def test_play_by_a_spy():
+    """Rewards are N(q(chosen), 1), the best arm is that of the moment, and drift moves every arm by its own draw after the reward."""
+    told = []
+
+    class Spy:
+        def choose(self, step, rng):
+            told.append(step)
+            return np.full(20_000, step % 2)
+
+        def learn(self, chosen, rewards):
+            told.append((rewards.mean(), rewards.std()))
+
+    q = np.tile([3.0, -2.0, 1.0], (20_000, 1))
+    reward, optimal = agents.play(q, Spy(), 2, np.random.default_rng(1))
+    assert told[::2] == [1, 2]
+    assert [mean for mean, _ in told[1::2]] == reward.tolist()
+    assert reward == pytest.approx([-2, 3], abs=0.04)
+    assert [deviation for _, deviation in told[1::2]] == pytest.approx([1, 1], abs=0.02)
+    assert optimal.tolist() == [0, 100]
+    told.clear()
+    _, optimal = agents.play(np.zeros((20_000, 3)), Spy(), 3, np.random.default_rng(1), drift=2.0)
+    assert optimal[1:] == pytest.approx([100 / 3] * 2, abs=1)
+    assert [deviation for _, deviation in told[1::2]] == pytest.approx([1, 5**0.5, 3], abs=0.05)
+
+
 # --- UCB1 ---
 
 
@@ -151,6 +226,32 @@ def test_policies_find_the_best_arm_and_never_play_an_arm_that_is_not_there(poli
     assert first[0, 0] < 3.0
 
 
+@pytest.mark.parametrize("policy", ["UCB1", "UCB1-tuned"])
+def test_counts_and_regret_by_a_spy(policy, monkeypatch):
+    """Each index is told n and counts that sum to it; regret and best plays are what those counts say."""
+    name = {"UCB1": "ucb1_values", "UCB1-tuned": "tuned_values"}[policy]
+    real, seen = getattr(ucb1, name), []
+
+    def spy(means, counts, n):
+        seen.append((means.copy(), counts.copy(), n))
+        return real(means, counts, n)
+
+    monkeypatch.setattr(ucb1, name, spy)
+    regret, best = ucb1.play(
+        policy, ucb1.Config(plays=301, runs=2), np.random.default_rng(1), np.array([300, 301])
+    )
+    assert [n for *_, n in seen] == list(range(2, 301))
+    means, counts, _ = seen[-1]
+    for row, arms in enumerate(ucb1.DISTRIBUTIONS.values()):
+        ours = counts[2 * row : 2 * row + 2, : len(arms)]
+        assert (ours.sum(axis=1) == 300).all()
+        assert regret[0, row] == pytest.approx((ours @ (arms[0] - np.array(arms))).mean())
+        assert best[0, row] == pytest.approx(100 * ours[:, 0].mean() / 300)
+        wins = means[2 * row : 2 * row + 2, : len(arms)] * ours
+        assert wins == pytest.approx(np.rint(wins))
+        assert wins.sum() / ours.sum() == pytest.approx(float(arms @ ours.sum(axis=0)) / ours.sum(), abs=0.1)
+
+
 def test_ucb1_experiment_and_bad_settings():
     small = ucb1.Config(plays=400, runs=2)
     first, again = (ucb1.experiment(small, 1) for _ in range(2))
@@ -183,6 +284,9 @@ def test_choices_follow_the_posterior():
     share = thompson.thompson_choices(wins, counts, 20_000, np.random.default_rng(1))
     assert share.sum() == 20_000
     assert share[0, 0] / 20_000 == pytest.approx(0.75, abs=0.02)
+    # two wins of two: Beta(3, 1)
+    share = thompson.thompson_choices(counts, counts, 20_000, np.random.default_rng(1))
+    assert share[0, 1] / 20_000 == pytest.approx(0.75, abs=0.02)
 
 
 @pytest.mark.parametrize("method", thompson.METHODS)
@@ -197,6 +301,28 @@ def test_posterior_and_counters_wait_for_the_end_of_the_period(method, monkeypat
     if method == "Thompson sampling":
         assert seen == list(range(0, 500, 50))
     assert 0 < regret[0] < 0.2 * 500
+
+
+@pytest.mark.parametrize("method", thompson.METHODS)
+def test_regret_and_wins_follow_the_plays(method, monkeypatch):
+    """With gap .5 other arms never win: wins are all the best arm's, and the regret counts the other plays."""
+    seen = []
+    name = {"Thompson sampling": "thompson_choices", "UCB": "ucb_values", "UCB1": "ucb1_values"}[method]
+    real = getattr(thompson, name)
+    monkeypatch.setattr(
+        thompson, name, lambda *a: (seen.append([np.array(v, float) for v in a[:3]]), real(*a))[1]
+    )
+    config = thompson.Config(runs=2, best=0.5)
+    regret = thompson.play(method, 3, 0.5, 2100, config, np.random.default_rng(1), np.array([2000, 2100]))
+    wins, counts, t = seen[-1]
+    if method == "UCB1":
+        wins = wins * counts
+    assert (wins[:, 1:] == 0).all()
+    assert wins[:, 0] == pytest.approx(counts[:, 0] / 2, abs=100)
+    assert counts.sum(axis=1).tolist() == [2000, 2000]
+    assert regret[0] == pytest.approx(0.5 * counts[:, 1:].sum(axis=1).mean())
+    if method != "Thompson sampling":
+        assert t == 2000
 
 
 def test_slope_and_marks():

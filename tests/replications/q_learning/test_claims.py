@@ -152,6 +152,27 @@ def test_both_begin_at_half_and_q_learning_is_drawn_to_the_left():
     assert shares[1][-10:].mean() < 13
 
 
+def test_double_q_learning_acts_on_the_sum_of_both_tables(monkeypatch):
+    """Every step to the left is told 1: after one episode the sum has half of it, whichever table the coin chose."""
+    real, seen = maximization_bias.choose, []
+
+    def spy(values, epsilon, rng):
+        chosen = real(values, epsilon, rng)
+        seen.append((values.copy(), chosen))
+        return chosen
+
+    monkeypatch.setattr(maximization_bias, "choose", spy)
+    monkeypatch.setattr(maximization_bias, "double_target", lambda first, second, rng: np.ones(len(first)))
+    config = maximization_bias.Config(episodes=2, step_size=0.5, epsilon=1.0, mean=4.0, deviation=0.0)
+    maximization_bias.share_left(True, 3, 200, config, np.random.default_rng(1))
+    (_, first), _, (a, second), (b, _) = seen
+    assert (a == np.where(first == maximization_bias.LEFT, 0.5, 0.0)[:, None] * [1, 0]).all()
+    again = np.isin(
+        np.flatnonzero(second == maximization_bias.LEFT), np.flatnonzero(first == maximization_bias.LEFT)
+    )
+    assert (b.sum(axis=1) == np.where(again, 2.0, 0.0)).all()  # a reward of 4, the mean
+
+
 # --- convergence ---
 
 
@@ -179,6 +200,21 @@ def test_frozen_lake_is_gymnasiums():
         goes_on = task.probability[..., k] * ~task.ends[..., k]
         np.add.at(into, (*np.indices((16, 4)), task.next_state[..., k]), goes_on)
     assert into[live] == pytest.approx(model.transitions[live])
+
+
+def test_an_end_has_no_value_and_a_new_episode_begins_at_0():
+    """From 0 on to 1, or to an end in 1 or in 2; from 1 an end with reward 1. State 2, which would pay 7, is never acted in."""
+    ones = np.ones((3, 1, 3))
+    next_state = np.array([[[1, 1, 2]], [[2, 2, 2]], [[0, 0, 0]]])
+    reward = np.array([0.0, 1.0, 7.0])[:, None, None] * ones
+    ends = np.array([[[False, True, True]], [[True] * 3], [[True] * 3]])
+    optimal = np.array([[0.3], [1.0], [0.0]])  # 0.9 x 1 / 3
+    task = convergence.Outcomes(ones / 3, next_state, reward, ends, optimal, np.ones((3, 1), bool), 0.0)
+    rule, marks = convergence.power(1.0), np.array([4000])
+    assert (
+        convergence.errors(task, 0.9, rule, convergence.uniform, 10, marks, np.random.default_rng(1))[0]
+        < 0.05
+    )
 
 
 def test_step_sizes():
@@ -238,11 +274,10 @@ def test_what_stops_it():
 
 @pytest.mark.parametrize("learner", [baird.semi_gradient, baird.tdc, baird.gtd2])
 def test_learners_take_the_expected_step(learner):
-    """The mean of sampled steps from one point is that of the exact expectation under the behaviour policy."""
-    rng, n, c = np.random.default_rng(1), 400_000, baird.Config()
-    w, second = np.tile(baird.BEGIN, (n, 1)), np.tile(np.linspace(-1, 1, 8), (n, 1))
-    state = rng.integers(7, size=n)
-    then, rho = baird.behave(state, rng)
+    """The mean of the steps from one point, over all pairs of states, is the exact expectation under the behaviour policy."""
+    c, state, then = baird.Config(), np.repeat(np.arange(7), 7), np.tile(np.arange(7), 7)
+    w, second = np.tile(baird.BEGIN, (49, 1)), np.tile(np.linspace(-1, 1, 8), (49, 1))
+    rho = np.where(then == 6, 7.0, 0.0)
     learner(w, second, baird.FEATURES[state], baird.FEATURES[then], rho[:, None], c)
     x, x7, v = baird.FEATURES, baird.FEATURES[6], np.linspace(-1, 1, 8)
     delta, guess = 0.99 * 12 - x @ baird.BEGIN, x @ v
@@ -251,8 +286,37 @@ def test_learners_take_the_expected_step(learner):
         "tdc": 0.005 * (delta[:, None] * x - 0.99 * x7 * guess[:, None]),
         "gtd2": 0.005 * (x - 0.99 * x7) * guess[:, None],
     }[learner.__name__].mean(axis=0)
-    error = w.std(axis=0) / n**0.5
-    assert (np.abs(w.mean(axis=0) - baird.BEGIN - step) <= 4 * error + 1e-12).all()
+    assert w.mean(axis=0) - baird.BEGIN == pytest.approx(step)
+    if learner is not baird.semi_gradient:
+        moved = (0.05 * (delta - guess)[:, None] * x).mean(axis=0)
+        assert second.mean(axis=0) - v == pytest.approx(moved)
+
+
+def test_behaviour_visits_all_states_alike_and_the_target_goes_to_the_last():
+    then, rho = baird.behave(np.zeros(70_000, int), np.random.default_rng(1))
+    assert np.bincount(then) / 10_000 == pytest.approx(np.ones(7), abs=0.05)
+    assert ((then == 6) == (rho == 7)).all()
+    assert set(rho) == {0, 7}
+
+
+def test_tdc_in_expectation():
+    """The projected error nearly vanishes, the value error does not."""
+    path, c = baird.expected_tdc(baird.Config()), baird.Config()
+    assert baird.value_error(path[-1]) == pytest.approx(1.9355, abs=5e-5)
+    assert baird.projected_error(path[-1], 0.99) == pytest.approx(0.0074, abs=5e-5)
+    assert baird.value_error(baird.expected_tdc(baird.Config(steps=20_000))[-1]) == pytest.approx(
+        1.931, abs=5e-4
+    )
+    # the second of two steps, by sums over states
+    x, w, v = baird.FEATURES, path[1], c.tdc_second_step_size * (x_delta(baird.BEGIN) @ baird.FEATURES / 7)
+    step = (x_delta(w)[:, None] * x - 0.99 * x[6] * (x @ v)[:, None]).mean(axis=0)
+    assert path[2] - w == pytest.approx(c.tdc_step_size * step)
+
+
+def x_delta(w):
+    """delta of the step from each state to state 7."""
+    values = baird.FEATURES @ w
+    return 0.99 * values[6] - values
 
 
 def test_emphatic_weights_stop_it_and_the_mean_emphasis_is_100():

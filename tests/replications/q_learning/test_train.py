@@ -1,6 +1,7 @@
 """Q-learning as a trained task: the rule by hand, the table that is kept, its loop watched, exact resume."""
 
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -32,8 +33,9 @@ def test_target_by_hand():
 
 
 def test_step_sizes_count_the_visits_of_the_pair():
+    """(n + 1)^-w: below 1 from the first visit on, as the theorem asks."""
     config = q.Config(exponent=0.75)
-    assert [q.step_size(n, config) for n in (1, 16)] == pytest.approx([1, 1 / 8])
+    assert [q.step_size(n, config) for n in (1, 15)] == pytest.approx([2**-0.75, 1 / 8])
     assert q.step_size(16, replace(config, constant_step=0.3)) == 0.3
 
 
@@ -82,6 +84,71 @@ def test_a_time_limit_is_bootstrapped_through(tmp_path, monkeypatch):
     folder = train("q_learning", "cliff", tmp_path, TINY | {"training_steps": 100, "most_steps": 20})
     assert len(list(csv.DictReader((folder / "episodes.csv").open()))) == 5
     assert not any(ends)
+
+
+@pytest.mark.parametrize(
+    ("task", "change"), [("frozen_lake", {}), ("taxi", {}), ("cliff", {"most_steps": 30})]
+)
+def test_the_table_is_that_of_the_rule_written_again(task, change, tmp_path, monkeypatch):
+    """From what the environment was asked and answered alone: the table, every value that was acted on, and every epsilon."""
+    seen, shown = [], []
+    recorded(monkeypatch, q, seen)
+    real = q.act
+    monkeypatch.setattr(q, "act", lambda v, e, rng: (shown.append((v.copy(), e)), real(v, e, rng))[1])
+    # no evaluation, which acts as well
+    folder = train("q_learning", task, tmp_path, TINY | {"evaluation_period": 1000} | change)
+    run = json.loads((folder / "run.json").read_text())
+    c = q.Config(**run["settings"])
+    table, visits = np.zeros_like(load_file(folder / "model.safetensors")["q"].numpy()), {}
+    state = seen.pop(0)[1]
+    for t, (action, then, reward, over, fresh) in enumerate(seen):
+        values, epsilon = shown[t]
+        assert values == pytest.approx(table[state])
+        assert epsilon == pytest.approx(max(1 - 0.9 * t / 200, 0.1) if task == "frozen_lake" else 0.1)
+        n = visits[state, action] = visits.get((state, action), 0) + 1
+        alpha = {"frozen_lake": (n + 1) ** -0.6, "taxi": 0.1, "cliff": 0.5}[task]
+        following = 0 if over else c.discount * max(table[then])
+        table[state, action] = (1 - alpha) * table[state, action] + alpha * (reward + following)
+        state = then if fresh is None else fresh
+    assert t == 399
+    assert load_file(folder / "model.safetensors")["q"].numpy() == pytest.approx(table)
+    ends = sum(fresh is not None for *_, fresh in seen)
+    assert ends == len(list(csv.DictReader((folder / "episodes.csv").open())))
+    assert ends > 0
+
+
+def recorded(monkeypatch, script, seen: list) -> None:
+    """What one environment is asked and answers: (None, state) of the start; (action, state, reward, game over, state of the next start)."""
+    real = script.make_envs
+
+    def make(*args):
+        envs = real(*args)
+        reset, step, again = envs.reset, envs.step, envs.reset_where
+        envs.reset = lambda: (lambda obs: (seen.append((None, int(obs[0]))), obs)[1])(reset())
+
+        def stepped(actions):
+            answer = step(actions)
+            seen.append(
+                (
+                    int(actions[0]),
+                    int(answer.obs[0]),
+                    float(answer.rewards[0]),
+                    bool(answer.game_over[0]),
+                    None,
+                )
+            )
+            return answer
+
+        def restarted(mask):
+            obs = again(mask)
+            if seen:
+                seen[-1] = (*seen[-1][:4], int(obs[0]))
+            return obs
+
+        envs.step, envs.reset_where = stepped, restarted
+        return envs
+
+    monkeypatch.setattr(script, "make_envs", make)
 
 
 @pytest.mark.parametrize("task", ["frozen_lake", "taxi", "cliff"])

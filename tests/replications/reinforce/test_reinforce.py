@@ -1,6 +1,7 @@
 """REINFORCE: eligibilities by hand and by autograd, the corridor's exact values, the loop, exact resume."""
 
 import csv
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -108,6 +109,43 @@ def test_actions_are_switched_in_the_second_state():
     assert (actions[:, 0].tolist(), length[0]) == ([1, 0, 1], 3)
 
 
+def test_learning_by_hand(monkeypatch):
+    """Three steps, right left left, from p = 1/2: eligibilities of theta_right are 1/2, -1/2, -1/2, returns -3, -2, -1."""
+    config = short_corridor.Config(episodes=1, runs=1, first_right=0.5)
+    episode = np.array([[1], [0], [0]]), np.array([3])
+    monkeypatch.setattr(short_corridor, "play", lambda *_: episode)
+
+    def theta(**options):
+        returns, right = short_corridor.learn(0.1, config, np.random.default_rng(1), **options)
+        assert returns.tolist() == [[-3]]
+        return float(np.log(right[0] / (1 - right[0]))) / 2
+
+    assert theta() == pytest.approx(0.1 * (-3 * 0.5 + -2 * -0.5 + -1 * -0.5))
+    at, w = 0.0, 0.0
+    for g, action in ((-3, 1), (-2, 0), (-1, 0)):
+        delta = g - w  # before w learns of this return
+        at += 0.1 * delta * (action - 1 / (1 + np.exp(-2 * at)))
+        w += 0.5 * delta
+    assert theta(step_by_step=True, value_step_size=0.5) == pytest.approx(at)
+
+
+def test_what_the_corridor_plays(monkeypatch):
+    """Figure 13.1 with one policy an episode and no floor; Figure 13.2 in the book's box, both with the floor."""
+    seen = []
+    real = short_corridor.learn
+
+    def spy(alpha, config, rng, **options):
+        seen.append((np.log2(alpha), options))
+        return real(alpha, config, rng, **options)
+
+    monkeypatch.setattr(short_corridor, "learn", spy)
+    short_corridor.experiment(short_corridor.Config(episodes=200, runs=2, most_steps=20), 1)
+    box = {"floor": 0.05, "step_by_step": True}
+    assert seen == [
+        (-12, {}), (-13, {}), (-14, {}), (-13, box), (-9, box | {"value_step_size": 2**-6}), (-9, {"step_by_step": True}),
+    ]  # fmt: skip
+
+
 def test_both_ways_of_updating_agree_for_small_steps():
     config = short_corridor.Config(episodes=30, runs=20)
     found = [
@@ -190,6 +228,83 @@ def test_the_loop_takes_the_papers_step(tmp_path, monkeypatch):
         assert b == pytest.approx(baseline, rel=1e-5)
         baseline = 0.9 * baseline + 0.1 * score
     assert float(load_file(folder / "model.safetensors")["baseline"]) == pytest.approx(baseline, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "change"),
+    [(None, {}), ("no_baseline", {}), ("reward_to_go", {}), ("reward_to_go", {"baseline": True, "normalise": False})],
+)  # fmt: skip
+def test_the_weights_are_those_of_the_rule_written_again(variant, change, tmp_path, monkeypatch):
+    """From what the environment was asked and answered alone: the network after every episode, the baseline, both variances."""
+    made, seen, states = [], [], []
+    make_network, make_envs, sample = r.make_network, r.make_envs, r.sample
+
+    def network(*args):
+        net = make_network(*args)
+        made.append(deepcopy(net.layers).double())
+        return net
+
+    def environments(*args):
+        envs = make_envs(*args)
+        step, reset = envs.step, envs.reset_where
+        envs.step = lambda actions: (seen.append((int(actions[0]), step(actions))), seen[-1][1])[1]
+        envs.reset_where = lambda mask: (states.append(reset(mask)[0].copy()), states[-1][None])[1]
+        return envs
+
+    monkeypatch.setattr(r, "make_network", network)
+    monkeypatch.setattr(r, "make_envs", environments)
+    shown = []
+    monkeypatch.setattr(r, "sample", lambda z, rng: (shown.append(z.numpy().copy()), sample(z, rng))[1])
+    big = {"learning_rate": 0.001} if variant != "reward_to_go" else {}  # the steps are to be seen
+    folder = train(
+        "reinforce", "cartpole", tmp_path, TINY | {"log_period": 300} | big | change, variant=variant
+    )
+    net, rate = made[0], 0.01 if variant == "reward_to_go" else 0.001
+    adam = torch.optim.Adam(net.parameters(), lr=rate)
+    baseline, parts, state, starts = 0.0, [], states[0], states[1:]
+    episode = []
+    for (action, step), logits in zip(seen, shown, strict=True):
+        policy = torch.distributions.Categorical(logits=net(torch.tensor(state[None, None]).double())[0])
+        assert logits[0] - logits.mean() == pytest.approx(
+            (policy.logits - policy.logits.mean()).detach().numpy(), abs=1e-5
+        )
+        episode.append((policy.log_prob(torch.tensor(action)), float(step.rewards[0])))
+        state = step.obs[0]
+        if not step.done[0]:
+            continue
+        rewards = [reward for _, reward in episode]
+        score, state = sum(rewards), starts.pop(0)
+        if variant == "reward_to_go":
+            factors = [
+                sum(0.99 ** (k - t) * rewards[k] for k in range(t, len(rewards))) for t in range(len(rewards))
+            ]
+            if change:
+                factors = np.array(factors) - baseline
+            else:
+                factors = (np.array(factors) - np.mean(factors)) / (np.std(factors) + 1e-8)
+        else:
+            factors = np.full(len(rewards), score - (baseline if variant is None else 0))
+        adam.zero_grad()
+        (-sum(f * log for f, (log, _) in zip(factors, episode, strict=True))).backward(retain_graph=True)
+        flat = torch.cat([p.grad.flatten() for p in net.parameters()]).numpy().copy()
+        if variant != "reward_to_go":
+            with torch.no_grad():
+                for p in net.parameters():
+                    p -= rate * p.grad
+            parts.append((flat / factors[0], score, baseline))
+        else:
+            adam.step()
+        baseline = 0.9 * baseline + 0.1 * score
+        episode = []
+    kept = load_file(folder / "model.safetensors")
+    assert float(kept["baseline"]) == pytest.approx(baseline, rel=1e-5)
+    for name, value in net.state_dict().items():
+        assert kept[f"layers.{name}"].numpy() == pytest.approx(value.numpy(), abs=2e-5)
+    if variant != "reward_to_go":
+        row = next(csv.DictReader((folder / "curve.csv").open()))
+        for column, of in (("variance_with_baseline", 1), ("variance_without_baseline", 0)):
+            rows = np.array([(score - of * b) * e for e, score, b in parts])
+            assert float(row[column]) == pytest.approx(rows.var(axis=0).sum(), rel=1e-3)
 
 
 @pytest.mark.parametrize("variant", [None, "reward_to_go", "no_baseline"])
