@@ -116,11 +116,14 @@ rule claims:
 
 rule evaluate:
     input:
+        flow.read_in_evaluation,
         run=f"{RUN}/run.json",
         model=f"{RUN}/model.safetensors",
     output:
         evaluation=f"{RUN}/evaluation.json",
         video=f"{RUN}/episode.mp4",
+        best=touch(f"{RUN}/best.mp4"),  # empty where no episode is better than the median
+        values=touch(f"{RUN}/values.json"),  # empty where the network says nothing of single actions
     log:
         "logs/{agent}/{task}/{size}/seed{seed}/evaluate.log",
     conda:

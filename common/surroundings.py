@@ -1,9 +1,10 @@
-"""What packages take for granted of whoever runs them, and a container need not have: a name, a home to write in."""
+"""What packages take for granted, and a container or a cluster need not have: a user's name, a home to write in, a pod's past."""
 
 from __future__ import annotations
 
 import getpass
 import os
+import sys
 from pathlib import Path
 
 
@@ -24,3 +25,25 @@ def make_a_home(folder: Path) -> None:
         os.environ.setdefault("NETRC", os.path.join(home, ".netrc"))
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["HOME"] = str(folder.absolute())
+
+
+def let_failed_pods_be_tried_again() -> None:
+    """Snakemake's Kubernetes executor (0.5.1) asks for the log of a failed pod's previous container.
+
+    A pod that is never started again has none: the cluster refuses, and Snakemake would end instead of trying the job again.
+    Where the executor is loaded, it gets the log that there is.
+    """
+    if "snakemake_executor_plugin_kubernetes" not in sys.modules:
+        return
+    from kubernetes.client import CoreV1Api
+    from kubernetes.client.rest import ApiException
+
+    read = CoreV1Api.read_namespaced_pod_log
+
+    def read_what_there_is(self, *arguments, **options) -> str:
+        try:
+            return read(self, *arguments, **options | {"previous": False})
+        except ApiException as problem:
+            return f"The log could not be read: {problem.reason}"
+
+    CoreV1Api.read_namespaced_pod_log = read_what_there_is

@@ -24,12 +24,14 @@ from common.papers import Resolved, Target
 from common.runs import tracking
 from common.runs.devices import detect_device, own_device
 from common.say import say_aside
-from common.surroundings import name_the_user
+from common.surroundings import let_failed_pods_be_tried_again, name_the_user
 
 INDEX = f"{PAGE}index{SUFFIX}"
 SITE = "site"  # a rule's name
 CLAIMS_FILES = ("run.json", "measures.json", "points.csv")
 PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation.json", "episode.mp4")
+# Which a page shows where they are there. Here it looks for them itself; out of a storage it is given what it asks for.
+FILMS = ("best.mp4", "values.json")
 SIZES = papers.SIZE.pattern
 THREADS = 4  # of a training that has no workers
 
@@ -45,6 +47,7 @@ class Flow:
     broken: dict[str, UserError] = field(default_factory=dict)  # papers that could not be loaded, and why
     train_again: set[str] = field(default_factory=set)  # run.json of runs that are not what is asked for
     force: Callable[[set[str]], Any] = lambda files: None
+    stored: bool = False  # runs lie in a storage, none of them here
 
     def __post_init__(self) -> None:
         self.papers = papers.load_papers(self.root, self.broken)
@@ -247,6 +250,11 @@ class Flow:
     def evaluation_flags(self, wildcards: Any) -> str:
         return f"--device {self._device_flag(self._target_of(wildcards))}"
 
+    def read_in_evaluation(self, wildcards: Any) -> list[str]:
+        """What an evaluation reads beside weights and run.json: here it lies beside them, out of a storage it is an input."""
+        names = ("curve.csv", "episodes.csv") if self.stored else ()
+        return [str(self._run_dir(wildcards) / name) for name in names]
+
     def _device_flag(self, target: Target) -> str:
         """As configured, `auto` included, but never a GPU for what runs on the CPU only."""
         return self.config["device"] if self.device_of(target) == self.device else self.device_of(target)
@@ -308,7 +316,8 @@ class Flow:
     def files_of(self, target: Target, size: str, seed: int) -> list[str]:
         """What a run leaves for pages."""
         folder = papers.run_dir(target.paper, target.variant, target.task, size, seed, self.config["results"])
-        names = CLAIMS_FILES if self._task(target).claims else PAGE_FILES
+        films = FILMS if self.stored else ()
+        names = CLAIMS_FILES if self._task(target).claims else (*PAGE_FILES, *films)
         return [str(folder / name) for name in names]
 
     def page_of(self, wildcards: Any) -> str:
@@ -406,7 +415,7 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
     from snakemake.exceptions import WorkflowError
 
     try:
-        flow = Flow(config)
+        flow = Flow(config, stored=bool(workflow.storage_settings.default_storage_provider))
         # the rules' `python` is the one that runs Snakemake, with or without an activated environment
         base, path = str(flow.root.parent), str(Path(sys.executable).parent)
         os.environ["PATH"] = os.pathsep.join([path, os.environ.get("PATH", "")])
@@ -414,6 +423,7 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
         os.environ.setdefault("WANDB_MODE", flow.config["wandb"])
         tracking.mode()
         name_the_user()
+        let_failed_pods_be_tried_again()
         if workflow.is_main_process:
             wanted = flow.requested(asked_of_snakemake(sys.argv))
             flow.check(wanted)
@@ -424,7 +434,7 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
             flow.train_again = set(announce.of_other_settings(flow, wanted))
             # The graph of jobs is made after this file is read; while it asks for inputs, it can be told more.
             # Where runs lie in a storage, none is here, and none is missed.
-            if not workflow.storage_settings.default_storage_provider:
+            if not flow.stored:
                 flow.force = lambda files: workflow.dag.forcefiles.update(files)
         return flow
     except UserError as error:

@@ -221,8 +221,8 @@ def read_evaluation(path: Path) -> dict:
 
 
 def read_values(path: Path) -> dict | None:
-    """What the network said while episodes were filmed; None where that was not kept."""
-    if not path.exists():
+    """What the network said while episodes were filmed; None where that was not kept: no file, or an empty one."""
+    if not path.exists() or not path.stat().st_size:
         return None
     data = read_json(path, VALUES_SCHEMA)
     actions = len(data["actions"])

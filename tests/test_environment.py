@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 CONDA_FILES = ("environment.yml", "envs/train.yaml", "envs/report.yaml")
@@ -109,6 +110,22 @@ def test_development_group_is_the_lock_version_for_version(lock, project, requir
     versions = dict(re.fullmatch(r"([a-z0-9-]+)==([^ ;]+)(?: ; .+)?", line).groups() for line in lines)
     assert versions == {name: lock[name][0]["version"] for name in wanted}
     assert not {name_of(d) for d in groups["dev"]} & set(required)
+
+
+@pytest.mark.parametrize("name", ["kubernetes", "tests"])
+def test_packages_beside_the_lock_fit_it(name, required):
+    """envs/kubernetes.txt, envs/tests.txt: what their .in files ask for, and of what the lock has its versions."""
+    lines = [line for line in (ROOT / f"envs/{name}.txt").read_text().splitlines() if line[0] != "#"]
+    versions = dict(re.fullmatch(r"([a-z0-9-]+)==([^ ;]+)(?: ; .+)?", line).groups() for line in lines)
+    asked = [line for line in (ROOT / f"envs/{name}.in").read_text().splitlines() if line[0] != "#"]
+    for line in asked:
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(versions[wanted.name]), line
+    shared = set(versions) & set(required)
+    assert shared
+    assert {package: {versions[package]} for package in shared} == {
+        package: required[package] for package in shared
+    }
 
 
 def test_lock_comes_from_pypi_alone(lock, project):
