@@ -35,15 +35,13 @@ def let_failed_pods_be_tried_again() -> None:
     """
     if "snakemake_executor_plugin_kubernetes" not in sys.modules:
         return
-    from kubernetes.client import CoreV1Api
-    from kubernetes.client.rest import ApiException
-
-    read = CoreV1Api.read_namespaced_pod_log
+    client = sys.modules["kubernetes.client"]
+    read = client.CoreV1Api.read_namespaced_pod_log
 
     def read_what_there_is(self, *arguments, **options) -> str:
         try:
             return read(self, *arguments, **options | {"previous": False})
-        except ApiException as problem:
+        except client.ApiException as problem:
             return f"The log could not be read: {problem.reason}"
 
-    CoreV1Api.read_namespaced_pod_log = read_what_there_is
+    client.CoreV1Api.read_namespaced_pod_log = read_what_there_is
