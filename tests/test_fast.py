@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import papers
 from common.environments.atari import AtariEnvs
+from common.learning import fast
 from common.learning.cuda_graphs import CudaGraphed
 from common.learning.replay import Replay
 from common.learning.replay_on_device import ReplayOnDevice
@@ -88,6 +90,61 @@ def test_every_script_has_the_order(paper, tmp_path, monkeypatch):
     stored.clear()
     train(paper, "cartpole", tmp_path / "after", size)
     assert stored == list(range(204, 264, 4))
+
+
+# --- numbers of 16 bits ---
+
+ROUNDS = ("dqn", "double_dqn", "prioritized_dqn", "dueling_dqn")
+
+
+def gradient_of(network: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
+    network.zero_grad()
+    out = network(states)
+    assert out.dtype == torch.float32
+    out.square().sum().backward()
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("paper", ROUNDS)
+def test_bfloat16_rounds_the_products_and_nothing_else(paper, monkeypatch):
+    script = importlib.import_module(f"replications.{paper}.train")
+    torch.manual_seed(0)
+    network = script.make_network(script.Config(), SimpleNamespace(num_actions=6, obs_shape=(84, 84)))
+    states = torch.randint(0, 256, (32, 4, 84, 84), dtype=torch.uint8)
+    with torch.no_grad():
+        plain = network(states)
+    gradient = gradient_of(network, states)
+
+    monkeypatch.setattr(fast, "has_bfloat16", lambda device_type: False)
+    fast.in_bfloat16(network)
+    assert torch.equal(network(states), plain)
+
+    monkeypatch.setattr(fast, "has_bfloat16", lambda device_type: True)
+    fast.in_bfloat16(network)
+    rounded = gradient_of(network, states)
+    assert rounded.dtype == torch.float32
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert 1e-4 < (rounded - gradient).norm() / gradient.norm() < 0.05  # bfloat16 has 8 bits
+    with torch.no_grad():  # weights that an update changed are rounded anew
+        for p in network.parameters():
+            p.zero_()
+        assert not network(states).any()
+
+
+@pytest.mark.parametrize("paper", ROUNDS)
+def test_every_script_rounds_the_networks_that_learn_and_bootstrap(paper, tmp_path, monkeypatch):
+    script, resume = importlib.import_module(f"replications.{paper}.train"), Run.resume
+    rounded, used = [], []
+    monkeypatch.setattr(script, "in_bfloat16", lambda *networks: rounded.extend(networks))
+    monkeypatch.setattr(
+        Run, "resume", lambda run, *a, **k: used.extend((k["q"], k["target"])) or resume(run, *a, **k)
+    )
+    size = SHORT | {"training_steps": 20}
+    train(paper, "cartpole", tmp_path / "plain", size)
+    assert rounded == []
+    used.clear()
+    train(paper, "cartpole", tmp_path / "fast", size | {"bfloat16": True})
+    assert [id(network) for network in rounded] == [id(network) for network in used]
 
 
 # --- an update as one graph ---

@@ -1,6 +1,7 @@
-"""What variant `fast` adds to an agent: updates as CUDA graphs, and updates while the emulators step.
+"""What variant `fast` adds to an agent: updates as CUDA graphs, updates while the emulators step, and numbers of 16 bits.
 
-Both are asked for in one place of a script, outside the lines of its algorithm, and a test proves each equal to the plain way.
+Each is asked for in one place of a script, outside the lines of its algorithm. A test proves the first two equal to the plain way;
+bfloat16 rounds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from common.environments.vector import ReplayableEnvs, Step
 from common.learning.cuda_graphs import CudaGraphed
@@ -48,3 +50,29 @@ class Overlapped:
 def overlapped(envs: ReplayableEnvs, learn: Callable[[], None]) -> tuple[Any, Callable[[], None]]:
     """Environments that learn while they step, and a `learn` for the loop, which has nothing left to do."""
     return Overlapped(envs, learn), lambda: None
+
+
+def has_bfloat16(device_type: str) -> bool:
+    """Whether the processor multiplies bfloat16 numbers itself: CPUs with AVX512-BF16 or AMX, GPUs since Ampere."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device_type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def in_bfloat16(*networks: nn.Module) -> None:
+    """From now on the networks' layers multiply bfloat16 numbers, forwards and backwards, where the processor has them.
+
+    Weights, gradients, optimiser and what comes out stay float32. Where the processor lacks them nothing changes.
+    """
+    for network in networks:
+        if has_bfloat16(next(network.parameters()).device.type):
+            network.forward = _autocast(network.forward, next(network.parameters()).device.type)
+
+
+def _autocast(forward: Callable[..., torch.Tensor], device_type: str) -> Callable[..., torch.Tensor]:
+    def rounded(*inputs: Any) -> torch.Tensor:
+        # without a cache of rounded weights: the next update changes the weights, and a CUDA graph keeps no cache
+        with torch.autocast(device_type, torch.bfloat16, cache_enabled=False):
+            return forward(*inputs).float()
+
+    return rounded

@@ -88,7 +88,9 @@ def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> to
     which oneDNN needs half the time of a matrix product. Everywhere else, and backwards, it is the matrix product.
     (B, inputs), (outputs, inputs), (outputs,) -> (B, outputs).
     """
-    if CONVOLVES and len(x) >= LEAST_ROWS and x.shape[1] >= LEAST_INPUTS and x.device.type == "cpu":
+    rounded = torch.is_autocast_enabled(x.device.type)  # bfloat16 has a fast product of its own
+    pays = CONVOLVES and len(x) >= LEAST_ROWS and x.shape[1] >= LEAST_INPUTS and x.device.type == "cpu"
+    if pays and not rounded:
         return _RowConvolution.apply(x, weight, bias)
     return functional.linear(x, weight, bias)
 

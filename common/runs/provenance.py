@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from common import papers
+from common.learning.fast import has_bfloat16
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "ale_py", "gymnasium", "numpy", "opencv-python-headless")
@@ -42,6 +43,7 @@ def provenance(paper: str, task: papers.Task, device: str, threads: int, command
         "hardware": {
             "cpu": cpu_name(), "cores": os.cpu_count(), "memory_gb": round(memory_gb(), 1),
             "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+            "bfloat16": has_bfloat16(device),
         },
         "device": device, "threads": threads,
         "deterministic": torch.are_deterministic_algorithms_enabled(),

@@ -31,7 +31,7 @@ from common.environments.make import make_envs
 from common.evaluation.policies import greedy, mean_max_q
 from common.evaluation.protocol import Policy
 from common.learning.batch import Batch
-from common.learning.fast import on_batches, overlapped
+from common.learning.fast import in_bfloat16, on_batches, overlapped
 from common.learning.layers import fast_layers, flatten_parameters
 from common.learning.priorities import Priorities
 from common.learning.replay import Replay
@@ -87,6 +87,7 @@ class Config:
     held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
 
     learn_while_stepping: bool = False  # updates while the emulators step; the paper's come after
+    bfloat16: bool = False  # the networks' products, where the processor has them; the paper's are float32
     cuda_graph: bool = False  # on a GPU, an update is launched as one graph: the same numbers
 
 
@@ -292,6 +293,8 @@ def train(config: Config, run: Run) -> None:
     q, target, best = (make_network(c, envs).to(run.device) for _ in range(3))
     optimiser = RMSProp(q, c)
     target.load_state_dict(q.state_dict())
+    if c.bfloat16:  # variant `fast`
+        in_bfloat16(q, target)
     held_out = replay.blank_states(c.held_out_states)
     loss_sum = torch.zeros((), device=run.device)  # since the last evaluation phase
     progress = Progress()
