@@ -27,7 +27,7 @@ class Config:
 
     updates: int = 60_000  # of the chain
     lake_updates: int = 200_000  # of FrozenLake
-    runs: int = 20  # learners with each kind of step size
+    runs: int = 50  # learners with each kind of step size
     success: float = 0.8  # probability that an action of the chain leads where it points
     discount: float = 0.8  # of the chain
     lake_discount: float = 0.99  # of FrozenLake
