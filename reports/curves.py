@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from common.evaluation.statistics import as_printed, seed_interval
+from common.evaluation.statistics import as_printed, seed_intervals
 from reports.charts import PALETTE, Scale, svg_of, tick_labels, ticks
 
 MAX_POINTS = 500  # a curve; fewer where many seeds share the page
@@ -94,6 +95,7 @@ class Chart:
     caption: str = ""
     small: bool = False
 
+    @cached_property  # a page measures its charts before it holds them
     def data(self) -> dict:
         """What the interactive chart draws: one pair of lists a series, rounded."""
         return {
@@ -121,6 +123,7 @@ class Chart:
         room = max(high - low, 1e-9 * max(abs(low), abs(high)), 1e-12)
         return not low - room <= line.value <= high + room
 
+    @cached_property
     def svg(self) -> Markup:
         """The same as a still picture: without scripts and on paper."""
         xs = [x for s in self.series for x in s.xs]
@@ -248,17 +251,17 @@ def mean_of(curves: Sequence[tuple], limit: int) -> Series | None:
         if len(shared) < 2:
             return None
     keep = thin_indices([sum(g[x] for g in grids) / len(grids) for x in shared], limit)
-    estimates = {i: seed_interval([g[shared[i]] for g in grids]) for i in keep}
+    means, lows, highs = seed_intervals([[g[shared[i]] for i in keep] for g in grids])
     clocks = [dict(zip(c[1], c[3], strict=True)) for c in curves if len(c) > 3 and c[3]]
     timed = len(clocks) == len(grids) and all(clock.get(x) is not None for clock in clocks for x in shared)
     band = len(grids) > 2
     return Series(
         f"mean of {len(grids)} seeds{how}",
         [shared[i] for i in keep],
-        [estimates[i].mean for i in keep],
+        means.tolist(),
         "mean",
         [sum(clock[shared[i]] for clock in clocks) / len(clocks) for i in keep] if timed else [],
-        [estimates[i].low for i in keep] if band else [],
-        [estimates[i].high for i in keep] if band else [],
+        lows.tolist() if band else [],
+        highs.tolist() if band else [],
         "95 % interval" if band else "",
     )

@@ -351,6 +351,6 @@ def data(section: dict) -> dict:
         "fraction_of_paper_frames": v.fraction,
         "seed_scores": {str(run.seed): run.evaluation["score"] for run in section["finished"]},
         "replay": section["replay"] and {k: x for k, x in section["replay"].items() if k != "sentence"},
-        "charts": [chart.data() for chart in section["charts"]],
+        "charts": [chart.data for chart in section["charts"]],
         "films": {video["kind"]: video["film"]["data"] for video in section["videos"] if video["film"]},
     }

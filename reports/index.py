@@ -26,7 +26,7 @@ from common.evaluation.statistics import (
 )
 from common.evaluation.verdict import WORDS, Verdict, score_alone, score_in_words, seeds_in_words, state
 from common.say import say
-from reports.render import environment, make_preview, write
+from reports.render import environment, made_from, make_preview, write
 from reports.runs import SeedRun, find_runs, finished_of
 from reports.section import own_settings, resolved_for, verdict_on
 from reports.target import PageTarget
@@ -43,7 +43,7 @@ SIGNS = {
 class Entry:
     """One page's line in the index. `source` and `size` are None where nothing was run; `problem` names damaged files.
 
-    read: what `find_runs` gave, so that a page need not read it again.
+    read: what `find_runs` gave, so that a page need not read it again; mark: what `made_from` gave before that.
     """
 
     target: PageTarget
@@ -53,6 +53,7 @@ class Entry:
     finished: tuple[SeedRun, ...] = ()
     problem: str | None = None
     read: tuple | None = None
+    mark: str | None = None
 
     @property
     def agent(self) -> str:
@@ -74,6 +75,7 @@ class Entry:
 def entry_of(target: PageTarget, results: Path) -> Entry:
     """What a page opens on. Damaged files become the entry's `problem`; the index goes on without."""
     try:
+        mark = made_from(target, results)
         found, left_out = find_runs(target, results)
     except UserError as error:
         return Entry(target, state("damaged", "The results are damaged."), problem=str(error))
@@ -82,7 +84,7 @@ def entry_of(target: PageTarget, results: Path) -> Entry:
     source, size, runs = found[0]
     settings = own_settings(target, source, size, runs, resolved_for(target, size, runs)[0])
     verdict = verdict_on(target, runs, settings)[0]
-    return Entry(target, verdict, source, size, tuple(finished_of(runs)), read=(found, left_out))
+    return Entry(target, verdict, source, size, tuple(finished_of(runs)), None, (found, left_out), mark)
 
 
 def all_targets(loaded: Mapping[str, papers.Paper]) -> list[PageTarget]:
@@ -224,7 +226,9 @@ def aggregates(entries: Sequence[Entry]) -> list[dict]:
 def has_page(entry: Entry, results: Path, out: Path) -> bool:
     """Whether there is a page to lead to; one that has results and is missing is made."""
     page = out.parent / entry.page
-    return page.exists() if entry.size is None else make_preview(page, entry.target, results, read=entry.read)
+    if entry.size is None:
+        return page.exists()
+    return make_preview(page, entry.target, results, read=entry.read, mark=entry.mark)
 
 
 def row_order(name: str, kinds: dict[str, str]) -> tuple:

@@ -269,7 +269,7 @@ def small_charts(cells: Sequence[Cell]) -> list[dict]:
         task = cell.target.task
         lines = [Line("published", task.published.value, "paper")] if task.published else []
         chart = Chart(cell.target.name, task.title, series_of(curves, small=True, crowd=4), lines, small=True)
-        charts.append({"title": task.title, "page": cell.page, "svg": chart.svg()})
+        charts.append({"title": task.title, "page": cell.page, "svg": chart.svg})
     return charts
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import hashlib
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 MAX_VIDEO = 450_000  # characters on the page
 MAX_PAGE = 1_000_000
 MAX_CHARTS = 650_000  # bytes of all curves
+CODE = {".py", ".j2", ".css", ".js"}
 EXCERPTS = (45, 20, 8)  # seconds; the longest that fits
 PREVIEW = (
     1  # seconds since 1970, the date of pages that nobody asked for: older than whatever a page is made from
@@ -215,7 +217,7 @@ def thinned(target: PageTarget, found: Sequence[tuple[str, str, list[SeedRun]]])
     while True:
         sections = [section_of(target, *item, crowd) for item in found]
         charts = [chart for section in sections for chart in section.get("charts", ())]
-        if crowd >= 32 or sum(len(script_json(c.data())) + len(c.svg()) for c in charts) < MAX_CHARTS:
+        if crowd >= 32 or sum(len(script_json(c.data)) + len(c.svg) for c in charts) < MAX_CHARTS:
             return sections
         crowd *= 2
 
@@ -228,18 +230,55 @@ def check(target: PageTarget, section: dict) -> None:
         section["check"] = claims_page.measured_again(target, section["finished"])
 
 
+def _state(files: Iterable[Path]) -> str:
+    """Changes with any of the files."""
+    stats = [(path, path.stat()) for path in sorted(files)]
+    text = "".join(f"{path} {stat.st_size} {stat.st_mtime_ns}\n" for path, stat in stats)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """The state of the code that makes pages."""
+    folders = (HERE, HERE.parent / "common")
+    return _state(p for folder in folders for p in folder.rglob("*") if p.suffix in CODE)
+
+
+def made_from(target: PageTarget, results: Path) -> str:
+    """What stands at the end of a preview: the state of the runs, of the paper's files and of the code; "" without runs."""
+    runs = [p for root in roots(target, results).values() for p in root.glob("*/seed*/*")]
+    if not runs:
+        return ""
+    paper = target.paper
+    of_paper = {*paper.tables(), *(p for p in paper.folder.iterdir() if p.is_file())}
+    digest = hashlib.sha256(f"{_code()} {_state([*of_paper, *runs])}".encode()).hexdigest()
+    return f"<!-- made from {digest} -->\n"
+
+
 def make_preview(
-    page: Path, target: PageTarget, results: Path, only: str | None = None, read: tuple | None = None
+    page: Path,
+    target: PageTarget,
+    results: Path,
+    only: str | None = None,
+    read: tuple | None = None,
+    mark: str | None = None,
 ) -> bool:
-    """Makes a page that is missing, or was made here before and is outdated. True if there is a page then."""
+    """Makes a page that is missing, or was made here before and is outdated. True if there is a page then.
+
+    read: what `find_runs` gave, and mark: what `made_from` gave before that; without them the page is made anew. One that
+    tells of unfinished runs is outdated with each second.
+    """
     if page.exists() and page.stat().st_mtime != PREVIEW:
+        return True
+    finished = read and all(run.state == "finished" for _, _, runs in read[0] for run in runs)
+    if finished and mark and page.exists() and page.read_bytes().endswith(mark.encode()):
         return True
     try:
         text, _ = build(target, "own", results, only=only, read=read)
     except UserError as error:
         say(f"{page}: not made: {error}")
         return page.exists()
-    write(page, text)
+    write(page, text + (mark or ""))
     os.utime(page, (PREVIEW, PREVIEW))
     return True
 

@@ -112,7 +112,7 @@ def context_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> 
     title = next(t.task.title for t in all_targets(loaded) if t.task.name == task)
     return {
         "task": task, "title": title.removesuffix(" (not in the paper)"), "rows": [row_of(entry) for entry in entries],
-        "charts": [{"title": chart.title, "svg": chart.svg()} for chart in charts],
+        "charts": [{"title": chart.title, "svg": chart.svg} for chart in charts],
         "legend": [(line.name, line.css) for line in lines], "films": films_of(entries), "page": f"reports/{task}.html",
         "differ": sorted(name for name, values in marks.items() if len(values) > 1),
     }  # fmt: skip

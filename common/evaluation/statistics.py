@@ -85,6 +85,19 @@ def seed_interval(
     return Estimate(mean, n, sd, mean - half, mean + half, seeds=seeds)
 
 
+def seed_intervals(scores: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, low and high end of `seed_interval` at each place of a curve, three arrays (places,).
+
+    scores: (seeds, places), two seeds at least. Raises ValueError as `seed_interval` does.
+    """
+    x = _finite(scores, "seed scores")
+    if len(x) < 2:
+        raise ValueError(f"{len(x)} seed: an interval needs two at least")
+    mean, n = x.mean(0), len(x)
+    half = _student(0.5 + CONFIDENCE / 2, n - 1) * x.std(0, ddof=1) / math.sqrt(n)
+    return mean, mean - half, mean + half
+
+
 def mean_interval(
     scores: Sequence[float], repetitions: int = 10_000, seed: int = 0, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from common import papers
-from reports import index
+from reports import index, render
 from reports.index import aggregates, all_targets, entry_of, ours_against
 from reports.render import PREVIEW
 from tests.reports.pages import PAPER_FRAMES, Reader, edit, write_progress, write_run
@@ -148,6 +148,40 @@ def test_previews_are_made_once_and_never_over_a_page_of_the_workflow(toy, entri
     # without results there is no page; one that is there is linked
     (toy / "reports" / "toy_montezuma.html").write_text("x")
     assert sorted(rendered(toy).links) == ["toy_montezuma.html", "toy_pong.html"]
+
+
+@pytest.mark.parametrize(
+    "what", ["nothing", "score", "another seed", "a run begins", "a run goes", "paper", "table", "code"]
+)
+def test_a_preview_is_kept_until_what_it_was_made_from_changes(toy, entries, monkeypatch, what):
+    folder = write_run(toy, mean=18.5)
+    write_run(toy, seed=2, mean=18.5)
+    rendered(toy)
+    page = toy / "reports" / "toy_pong.html"
+    before, text = page.stat().st_ino, page.read_text()
+    if what == "score":
+        edit(folder / "evaluation.json", score=17.5, episodes=[{"score": 17.5}] * 30)
+    elif what == "another seed":
+        write_run(toy, seed=3, mean=12.0)
+    elif what == "a run begins":
+        write_progress(toy, seed=3)
+    elif what == "a run goes":
+        (toy / "results/toy/pong/hour/seed2").rename(toy / "aside")
+    elif what in ("paper", "table"):
+        file = toy / "replications/toy" / {"paper": "paper.yaml", "table": "published.csv"}[what]
+        file.write_text(
+            file.read_text().replace("A toy that learns", "Toys").replace("18.9,1.3", "18.85,1.3")
+        )
+    elif what == "code":
+        monkeypatch.setattr(render, "_code", lambda: "another state")
+    rendered(toy)
+    assert (page.stat().st_ino == before) == (what == "nothing")
+    assert (page.read_text() == text) == (what == "nothing")
+    assert page.stat().st_mtime == PREVIEW
+    if what == "a run begins":  # how long it has been silent changes with the clock
+        before = page.stat().st_ino
+        rendered(toy)
+        assert page.stat().st_ino != before
 
 
 def test_hostile_numbers_stay_on_the_page(toy, entries):

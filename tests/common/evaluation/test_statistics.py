@@ -16,6 +16,7 @@ from common.evaluation.statistics import (
     mean_interval,
     published_ratio,
     seed_interval,
+    seed_intervals,
     share_interval,
     standard_error,
 )
@@ -36,6 +37,17 @@ def test_one_seed_has_no_interval_and_bad_scores_are_refused():
     for bad in ([], [1.0, float("nan")], [float("inf")]):
         with pytest.raises(ValueError, match=r"seed scores"):
             seed_interval(bad)
+
+
+def test_intervals_along_a_curve_are_those_of_each_place():
+    scores = np.random.default_rng(0).normal(7.0, 3.0, (4, 6))
+    expected = [seed_interval(scores[:, place]) for place in range(6)]
+    for ours, name in zip(seed_intervals(scores), ("mean", "low", "high"), strict=True):
+        assert ours.tolist() == pytest.approx([getattr(e, name) for e in expected], rel=1e-12)
+    with pytest.raises(ValueError, match="two"):
+        seed_intervals([[1.0, 2.0]])
+    with pytest.raises(ValueError, match="finite"):
+        seed_intervals([[1.0, np.nan], [1.0, 2.0]])
 
 
 def test_student_interval_covers_95_percent():
