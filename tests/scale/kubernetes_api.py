@@ -195,7 +195,9 @@ class Cluster:
                 of = query["labelSelector"].removeprefix("job-name=")
                 return {"items": [self.pod(of)] if of in self.jobs else []}
             case "GET", "/api/v1", "pods", True, "log":
-                return self.log(name.rpartition("-")[0], query.get("previous") == "true")
+                return self.log(
+                    name.rpartition("-")[0], query.get("previous", "false").lower() not in ("false", "0")
+                )
             case "DELETE", "/api/v1", "pods", True, "":
                 self.kill(name.rpartition("-")[0])
                 return {"metadata": {"name": name}}

@@ -184,7 +184,7 @@ def test_a_page_is_made_by_pods_and_one_that_was_killed_goes_on(repo, tmp_path, 
         return done.stdout + done.stderr
 
     with serve(cluster) as api:
-        killer = threading.Thread(target=kill_the_first_once_it_has_saved)
+        killer = threading.Thread(target=kill_the_first_once_it_has_saved, daemon=True)
         killer.start()
         printed = snakemake(api)
         killer.join()
