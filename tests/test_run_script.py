@@ -342,6 +342,19 @@ def test_an_environment_of_somebody_elses_python_is_called_so(repository):
     assert python.exists()
 
 
+def test_a_folder_behind_a_link_is_not_emptied(repository):
+    """Installing empties .venv, and would empty what a link leads to."""
+    repository.require("tiny==1.0")
+    foreign = repository.base / "elsewhere"
+    foreign.mkdir()
+    (foreign / "complete").write_text("folder /somewhere/else/.venv\n")
+    (repository.root / ".venv").symlink_to(foreign)
+    result = repository.run("true")
+    assert result.returncode == 1
+    assert ".venv is a link" in result.stderr.replace("\n", " ")
+    assert (foreign / "complete").exists()
+
+
 def test_outside_its_repository(repository):
     result = repository.run("true")
     assert result.returncode == 1
