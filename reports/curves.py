@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -265,3 +265,9 @@ def mean_of(curves: Sequence[tuple], limit: int) -> Series | None:
         highs.tolist() if band else [],
         "95 % interval" if band else "",
     )
+
+
+def within(series: Series, bounds: tuple[float, float]) -> Series:
+    """With no band beyond the lowest and the highest score that can be."""
+    low = [None if y is None else max(y, bounds[0]) for y in series.low]
+    return replace(series, low=low, high=[None if y is None else min(y, bounds[1]) for y in series.high])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from markupsafe import Markup
 
@@ -13,7 +12,7 @@ from common.evaluation.statistics import as_printed, decimals_for, format_number
 from common.evaluation.verdict import THRESHOLD, Verdict, score_in_words
 from common.papers import Resolved, Task
 from reports.charts import PictureRow, picture, strips
-from reports.curves import Chart, Line, Series, series_of
+from reports.curves import Chart, Line, series_of, within
 from reports.film_values import film_values
 from reports.grids import grid_values
 from reports.reference import Reference, reference_of
@@ -189,12 +188,6 @@ def charts_of(
     charts = [chart(name, lines_of.get(name, []), name != main) for name in wanted]
     # A schedule that never moves is a constant, and those have their table.
     return [c for c in charts if c is not None and not (c.id.endswith("-learning_rate") and _flat(c))]
-
-
-def within(series: Series, bounds: tuple[float, float]) -> Series:
-    """With no band beyond the lowest and the highest score that can be."""
-    low = [None if y is None else max(y, bounds[0]) for y in series.low]
-    return replace(series, low=low, high=[None if y is None else min(y, bounds[1]) for y in series.high])
 
 
 def _flat(chart: Chart) -> bool:

@@ -13,26 +13,36 @@ import numpy as np
 from common import papers
 from common.errors import UserError, run_main, suggestion
 from common.evaluation import aggregates
-from common.evaluation.statistics import as_printed, format_number, format_percent, seed_interval
+from common.evaluation.ranges import score_range
+from common.evaluation.statistics import (
+    as_printed,
+    format_number,
+    format_percent,
+    interval_in_words,
+    seed_interval,
+)
 from common.evaluation.verdict import MIN_SEEDS, WORDS, Verdict, state
 from common.papers.printed import PaperClaim
 from common.say import say
 from reports.charts import draw
-from reports.curves import Chart, Line, series_of
+from reports.curves import Chart, Line, series_of, within
 from reports.render import environment, write
 from reports.runs import SeedRun
 from reports.scores import judge
 from reports.table_page import csv_of, decide, latex_of, measured
 from reports.target import value_of
 from reports.whole import (
+    LIMITED,
     Cell,
     Decision,
     Missing,
     cell_of,
     codes_of,
     command,
+    counted,
     missing_of,
     overall,
+    said,
     target_of,
     waiting,
 )
@@ -175,17 +185,11 @@ def _by_aggregate(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing
 
 def table_row(cell: Cell) -> dict:
     task, verdict = cell.target.task, verdict_of(cell)
-    ours = interval = ""
-    if cell.scores:
-        estimate = seed_interval(cell.scores)
-        ours = format_number(estimate.mean, 1)
-        interval = (
-            "one seed"
-            if estimate.low is None
-            else f"{format_number(estimate.low, 1)} to {format_number(estimate.high, 1)}"
-        )
+    estimate = seed_interval(cell.scores, bounds=score_range(task)) if cell.scores else None
     return {
-        "task": task.title, "page": cell.page, "ours": ours, "interval": interval, "seeds": len(cell.runs),
+        "task": task.title, "page": cell.page, "ours": format_number(estimate.mean, 1) if estimate else "",
+        "interval": interval_in_words(estimate) if estimate else "",
+        "bootstrap": estimate is not None and estimate.method == "bootstrap", "seeds": len(cell.runs),
         "published": as_printed(task.published.value) if task.published else "",
         "random": as_printed(task.random.value) if task.random else "",
         "human": as_printed(task.human.value) if task.human else "",
@@ -268,7 +272,8 @@ def small_charts(cells: Sequence[Cell]) -> list[dict]:
             continue
         task = cell.target.task
         lines = [Line("published", task.published.value, "paper")] if task.published else []
-        chart = Chart(cell.target.name, task.title, series_of(curves, small=True, crowd=4), lines, small=True)
+        series = [within(s, score_range(task)) for s in series_of(curves, small=True, crowd=4)]
+        chart = Chart(cell.target.name, task.title, series, lines, small=True)
         charts.append({"title": task.title, "page": cell.page, "svg": chart.svg})
     return charts
 
@@ -332,9 +337,10 @@ def render_paper(
     paper, variant = find_agent(name, loaded or papers.load_papers())
     context = context_of(paper, variant, results)
     out = out or Path("reports") / f"{name}.html"
-    write(out, environment().get_template("paper_page.html.j2").render(**context, words=WORDS))
-    counts = ", ".join(f"{claim.name} {decision.word.lower()}" for claim, decision in context["claims"])
-    say(f"{out}: {context['n_runs']} runs of the paper's length. {counts}")
+    write(
+        out, environment().get_template("paper_page.html.j2").render(**context, words=WORDS, limited=LIMITED)
+    )
+    say(said(f"{out}: {counted(context['n_runs'], 'run')} of the paper's length.", context["claims"]))
     return out
 
 

@@ -16,7 +16,16 @@ import numpy as np
 from common import papers
 from common.errors import UserError, run_main, suggestion
 from common.evaluation.aggregates import REPETITIONS, interval
-from common.evaluation.statistics import DASH, MINUS, as_printed, decimals_for, format_number, seed_interval
+from common.evaluation.ranges import score_range
+from common.evaluation.statistics import (
+    DASH,
+    MINUS,
+    as_printed,
+    decimals_for,
+    estimate_in_words,
+    format_number,
+    seed_interval,
+)
 from common.evaluation.verdict import WORDS
 from common.papers.printed import Comparison, Table
 from common.say import say
@@ -30,6 +39,7 @@ from reports.whole import (
     command,
     missing_of,
     overall,
+    said,
     target_of,
     waiting,
 )
@@ -124,10 +134,13 @@ def decide(claim: Comparison, found: Objectives, command: str) -> Decision:
     return Decision(key, text, missing, (low, high))
 
 
-def score_in_words(scores: Sequence[float]) -> str:
-    estimate = seed_interval(scores)
-    if len(scores) == 1:
+def score_in_words(cell: Cell) -> str:
+    """Mean ± standard deviation over seeds; their scores where such a range would hold scores that cannot be."""
+    estimate = seed_interval(cell.scores, bounds=score_range(cell.target.task))
+    if estimate.n == 1:
         return f"{format_number(estimate.mean, 1)} (one seed)"
+    if estimate.method == "bootstrap":
+        return estimate_in_words(estimate)
     return f"{format_number(estimate.mean, decimals_for(estimate.standard_error))} ± {format_number(estimate.sd, decimals_for(estimate.standard_error))}"
 
 
@@ -151,7 +164,7 @@ def rows_of_objectives(found: Objectives) -> list[dict]:
             "wanted": found.table.seeds * len(cells),
             "matrix": [
                 {
-                    "score": score_in_words(cell.scores) if cell.runs else "",
+                    "score": score_in_words(cell) if cell.runs else "",
                     "normalised": format_number(float(found.normalised(row.variant, task).mean()), 2) if cell.runs else "",
                     "seeds": ", ".join(format_number(s, 1) for s in cell.scores),
                     "other": cell.other or "",
@@ -224,7 +237,7 @@ def rows_of_scores(
             entries.append({
                 "printed": as_printed(row.printed[task].value),
                 "here": row.variant is not None,
-                "score": score_in_words(cell.scores) if cell and cell.runs else "",
+                "score": score_in_words(cell) if cell and cell.runs else "",
                 "seeds": len(cell.runs) if cell else 0,
                 "other": (cell.other or "") if cell else "",
                 "page": cell.page if cell else "",
@@ -315,8 +328,7 @@ def render_table(
     context = context_of(paper, table, results)
     out = out or Path("reports") / f"{name}.html"
     write(out, environment().get_template("table_page.html.j2").render(**context, words=WORDS))
-    said = [f"{claim.statement}: {decision.word.lower()}" for claim, decision in context["claims"]]
-    say(f"{out}: {context['runs']} of {context['wanted']} runs. {'; '.join(said)}")
+    say(said(f"{out}: {context['runs']} of {context['wanted']} runs.", context["claims"]))
     return out
 
 

@@ -11,15 +11,22 @@ from pathlib import Path
 
 from common import papers
 from common.errors import UserError, run_main, suggestion
-from common.evaluation.statistics import as_printed, format_number, format_percent, seed_interval
+from common.evaluation.ranges import score_range
+from common.evaluation.statistics import (
+    as_printed,
+    format_number,
+    format_percent,
+    interval_in_words,
+    seed_interval,
+)
 from common.evaluation.verdict import WORDS
 from common.say import say
 from reports.charts import PALETTE
-from reports.curves import Chart, Line, Series, mean_of, series_of
+from reports.curves import Chart, Line, Series, mean_of, series_of, within
 from reports.index import Entry, all_targets, entry_of
 from reports.render import MAX_VIDEO, environment, excerpt, video_source, write
 from reports.runs import SeedRun
-from reports.whole import command
+from reports.whole import LIMITED, command
 from reports.words import duration, size_name
 
 POINTS = 200  # of a curve
@@ -59,7 +66,9 @@ def series_of_agent(entry: Entry, number: int) -> Series | None:
     mean = mean_of(curves, POINTS) if len(curves) > 1 else None
     line = mean or series_of(curves[:1], crowd=2)[0]
     return replace(
-        line, name=name_of(entry), css=f"s{number % PALETTE + 1}{' dashed' if number // PALETTE % 2 else ''}"
+        within(line, score_range(entry.target.task)),
+        name=name_of(entry),
+        css=f"s{number % PALETTE + 1}{' dashed' if number // PALETTE % 2 else ''}",
     )
 
 
@@ -68,15 +77,16 @@ def against_hours(line: Series) -> Series | None:
 
 
 def row_of(entry: Entry) -> dict:
-    estimate, verdict, published = seed_interval(entry.scores), entry.verdict, entry.target.task.published
+    task, verdict = entry.target.task, entry.verdict
+    estimate = seed_interval(entry.scores, bounds=score_range(task))
     hours = [run.run["cost"]["seconds"] for run in entry.finished if run.run["cost"].get("seconds")]
     return {
         "name": name_of(entry), "page": entry.page, "paper": f"{entry.agent}.html", "ours": format_number(estimate.mean, 1),
-        "interval": f"{format_number(estimate.low, 1)} to {format_number(estimate.high, 1)}" if estimate.low is not None else "one seed",
+        "interval": interval_in_words(estimate), "bootstrap": estimate.method == "bootstrap",
         "seeds": estimate.n, "size": f"{size_name(entry.size)}, {'recorded' if entry.source == 'recorded' else 'your own'}",
         "length": format_percent(verdict.fraction) if verdict.fraction is not None else "",
         "hours": duration(sum(hours) / len(hours)) if hours else "",
-        "published": as_printed(published.value) if published else "", "verdict": verdict,
+        "published": as_printed(task.published.value) if task.published else "", "verdict": verdict,
     }  # fmt: skip
 
 
@@ -124,7 +134,9 @@ def render_task(
     """Writes the page and returns its path. UserError for an unknown task."""
     context = context_of(task, results, loaded or papers.load_papers())
     out = out or Path("reports") / f"{task}.html"
-    write(out, environment().get_template("task_page.html.j2").render(**context, words=WORDS))
+    write(
+        out, environment().get_template("task_page.html.j2").render(**context, words=WORDS, limited=LIMITED)
+    )
     say(f"{out}: {len(context['rows'])} agents with runs")
     return out
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from common import papers
 from common.errors import UserError
 from common.evaluation.verdict import MIN_SEEDS, WORDS
+from common.papers.printed import Comparison, PaperClaim
 from reports.runs import SeedRun, differences, find_runs, finished_of
 from reports.target import PageTarget
 from reports.words import duration
 
 ROUNDING = 1e-9  # a difference below is none
 SHORTER = "shorter than the paper's runs"
+LIMITED = "Where Student's interval would hold scores that cannot be, the seeds' scores stand instead; of many seeds, a bootstrap's interval."
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Missing:
     @property
     def words(self) -> str:
         time = f"about {duration(self.seconds)} of one process" if self.seconds else "not measured yet"
-        return f"{self.runs} run{'s' if self.runs > 1 else ''} to come, {time}"
+        return f"{counted(self.runs, 'run')} to come, {time}"
 
 
 def missing_of(cells: Sequence[Cell], seeds: int, command: str) -> Missing | None:
@@ -155,6 +157,15 @@ def overall(decisions: Sequence[Decision]) -> str:
         if key in keys:
             return key
     return "replicated" if keys else "not_testable"
+
+
+def counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def said(head: str, claims: Sequence[tuple[PaperClaim | Comparison, Decision]]) -> str:
+    """What the terminal says of a page: a line for each of its claims, in the page's words."""
+    return "\n".join([head, *(f"  {decision.word.lower()}: {claim.statement}" for claim, decision in claims)])
 
 
 def command(kind: str, example: str, about: str, render: Callable[[str, Path, Path | None], object]) -> None:

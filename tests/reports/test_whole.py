@@ -381,3 +381,122 @@ def test_every_claim_over_games_is_true_of_the_papers_own_printed_scores():
             assert value >= claim.at_least, (paper.name, claim.name, value)
             checked += 1
     assert checked >= 8
+
+
+def rising(*scores):
+    """Rows of a curve.csv whose evaluation score goes through `scores`."""
+    head = "agent_steps,frames,updates,episodes,epsilon,eval_score,eval_episodes,train_score_100,loss"
+    return [head, *(f"{100 * i},{400 * i},{25 * i},{i},0.1,{y},30,{y},0.1" for i, y in enumerate(scores, 1))]
+
+
+def test_no_interval_and_no_band_leaves_the_scores_that_can_be(toy, whole, monkeypatch):
+    # Pong ends at 21; Student's interval of these ends at 30.6
+    for seed, mean in enumerate((12.0, 20.8, 20.9), start=1):
+        write_run(
+            toy, seed=seed, mean=mean, size="paper", frames=PAPER_FRAMES, spread=0.1, curve=rising(-20, mean / 2, mean),
+            settings={"training_steps": 1_000_000, "learning_rate": 0.00025, "target_period": 10_000},
+        )  # fmt: skip
+    charts = []
+    for page in (paper_page, task_page):
+        draw = page.Chart
+        monkeypatch.setattr(
+            page, "Chart", lambda *a, draw=draw, **k: charts.append(draw(*a, **k)) or charts[-1]
+        )
+    for name, render in (("toy", paper_page.render_paper), ("pong", task_page.render_task)):
+        page = Reader(render(name, toy / "results", toy / "page.html").read_text())
+        assert page.table("scores main")[1][1:4] == ["17.9", "seeds 12, 21, 21", "3"]
+        assert "Where Student's interval would hold scores that cannot be" in page.words
+    page, _ = table(toy, "table_4")
+    assert page.table("scores printed")[1][4] == "18 (seeds 12, 21, 21)"
+    bands = [s for chart in charts for s in chart.series if s.high]
+    assert len(bands) == 2
+    assert all(max(s.high) == 21.0 and min(s.low) >= -21.0 for s in bands)
+
+
+def test_the_terminal_says_claims_in_the_pages_words(toy, whole, capsys):
+    write_run(toy, mean=9.0)
+    paper_page.render_paper("toy", toy / "results", toy / "toy.html")
+    said = capsys.readouterr().out
+    assert "toy.html: 0 runs of the paper's length.\n" in said
+    assert "too short to judge: Half of the games above three quarters of human level\n" in said
+    assert "not testable: It also drives\n" in said
+    table(toy)
+    assert (
+        "0 of 12 runs.\n  too short to judge: The toy is better than the slow toy\n"
+        in capsys.readouterr().out
+    )
+
+
+def test_the_performance_profile_is_the_share_of_runs_above_each_level(toy, whole, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        paper_page, "draw", lambda figure, curves, height: figures.append(curves["ours"]) or ""
+    )
+    # pong: 30 points are human level, so 0.5, 1, 1.5; montezuma: 4367 are, so 0, 2
+    write(toy, means=(-5.7, 9.3, 24.3), spread=0.0)
+    write(toy, task="montezuma", means=(0.0, 8734.0), spread=0.0)
+    paper_page.render_paper("toy", toy / "results", toy / "toy.html")
+    (curve,) = figures
+    above = {round(x, 2): y for x, y, *_ in curve}
+    assert above[0.0] == pytest.approx((1 + 1 / 2) / 2)  # each game weighs the same
+    assert above[0.95] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert above[1.6] == pytest.approx(1 / 4)
+    assert above[3.0] == 0.0
+
+
+def test_each_game_with_runs_has_a_small_chart_that_leads_to_its_page(toy, whole):
+    write(toy, means=(12.0, 13.0, 14.0))
+    text = paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text()
+    smalls = text.partition('<div class="smalls">')[2].partition("</div>")[0]
+    assert smalls.count("<figure") == 1  # nothing of montezuma
+    assert '<a href="toy_pong.html">' in smalls
+    assert [smalls.count(f'<path class="curve {css}"') for css in ("s1", "s2", "s3", "mean")] == [1] * 4
+    assert (
+        "3 runs at the paper\u2019s length took 2.5 hours of one process each, added up."
+        in Reader(text).words
+    )
+
+
+def test_one_game_with_fewer_seeds_keeps_the_others_intervals(toy, whole):
+    write(toy, means=(11.0, 12.0, 13.0))
+    write(toy, task="montezuma", means=(4000.0,))
+    text = paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text()
+    page = Reader(text)
+    rows = {row[0]: row[1:] for row in page.table("scores main")[1:]}
+    assert rows["Pong"][:3] == ["12.0", "9.5 to 14.5", "3"]
+    assert rows["Montezuma"][:3] == ["4,000.0", "one seed", "1"]
+    aggregates = page.table("numbers aggregates")[1:]
+    assert len(aggregates) == 5
+    assert all(" to " in row[2] for row in aggregates)
+    assert text.count('<polygon class="spread mean"') == 1
+
+
+def test_a_suite_of_49_games_and_5_seeds(tmp_path):
+    """29 games at 80 % of human level, the others at half of it: as many as DQN's claim asks for."""
+    paper = papers.load_papers()["dqn"]
+    games = [t for t in paper.variants[""].tasks.values() if t.human]
+    assert len(games) == 49
+    for number, game in enumerate(games):
+        share = 0.8 if number < 29 else 0.5
+        settings = papers.resolve(paper, None, game.name, "paper").settings
+        mean = game.random.value + share * abs(game.human.value - game.random.value)
+        for seed in range(1, 6):
+            write_run(
+                tmp_path, paper="dqn", task=game.name, seed=seed, mean=mean + 0.001 * seed, size="paper", spread=0.0,
+                frames=game.paper_frames, settings=settings, curve=rising(game.random.value, mean), extra_count=2,
+            )  # fmt: skip
+    out = paper_page.render_paper("dqn", tmp_path / "results", tmp_path / "dqn.html")
+    page = Reader(out.read_text())
+    assert page.html["data-verdict"] == "replicated"
+    assert "29 of 49 games with 3 seeds of the paper's length; 29 of 49 are claimed." in page.words
+    rows = page.table("scores main")[1:]
+    assert len(rows) == len({row[0] for row in rows}) >= 49
+    assert [row[3] for row in rows if row[3] != "\u2013"] == ["5"] * 49
+    aggregates = {row[0]: row[1] for row in page.table("numbers aggregates")[1:]}
+    assert aggregates["Median"] == "80 %"
+    assert aggregates["Mean"] == "68 %"  # (29 x 80 + 20 x 50) / 49
+    assert aggregates["Games above human level"].startswith("0")
+    assert "245 runs at the paper\u2019s length took 204.2 hours" in page.words
+    lines = next(a["href"] for tag, a in page.tags if a.get("download", "").endswith(".csv"))
+    assert len(urllib.parse.unquote(lines).splitlines()) == 1 + 245
+    assert out.stat().st_size < 2_000_000
