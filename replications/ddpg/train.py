@@ -188,25 +188,34 @@ def adam(net: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> tor
     return torch.optim.Adam([vector], learning_rate, weight_decay=weight_decay, fused=True)
 
 
+def by_minibatch(net: nn.Module, remembered: bool) -> None:
+    """Batch normalisation by a minibatch's moments from now on; whether the running ones take their share of them."""
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.train()
+            layer.track_running_stats = remembered
+
+
 def update(
     nets: Networks, bootstrap: Networks, optimisers: dict[str, torch.optim.Adam], batch: Batch, config: Config
 ) -> torch.Tensor:
     """One step of critic and actor; returns the critic's loss and the mean of Q(s, mu(s)), (2,).
 
-    Batch normalisation takes the minibatch's own moments in the networks that learn, and running ones in the others.
+    Each network normalises by the moments of the minibatch that it is given: running ones are for acting (Section 3). Those of the
+    networks that learn take their share once an update, from its states.
     """
-    bootstrap.eval()
+    by_minibatch(bootstrap, remembered=False)
     with torch.no_grad():
         next_values = bootstrap.critic(batch.next_states, bootstrap.actor(batch.next_states))
         targets = q_targets(batch.rewards, next_values, batch.terminals, config.discount)
-    nets.train()
     # Equation 4
+    by_minibatch(nets, remembered=True)
     loss = F.mse_loss(nets.critic(batch.states, batch.actions), targets)
     optimisers["critic"].zero_grad(set_to_none=False)
     loss.backward()
     optimisers["critic"].step()
 
-    nets.critic.eval()
+    by_minibatch(nets.critic, remembered=False)
     optimisers["actor"].zero_grad(set_to_none=False)
     value = policy_gradient(nets.actor, nets.critic, batch.states)
     optimisers["actor"].step()
@@ -214,11 +223,6 @@ def update(
 
 
 # --- training: Algorithm 1 ---
-
-
-def running_moments(nets: Networks) -> list[torch.Tensor]:
-    """Of batch normalisation; and the actions' bounds, which never move."""
-    return [buffer for buffer in nets.buffers() if buffer.is_floating_point()]
 
 
 def train(config: Config, run: Run) -> None:
@@ -232,10 +236,8 @@ def train(config: Config, run: Run) -> None:
         "critic": adam(nets.critic, c.critic_learning_rate, c.weight_decay),
     }
     targets.load_state_dict(nets.state_dict())
-    followed = [o.param_groups[0]["params"][0] for o in optimisers.values()] + running_moments(nets)
-    following = [flatten_parameters(net)[0] for net in (targets.actor, targets.critic)] + running_moments(
-        targets
-    )
+    followed = [o.param_groups[0]["params"][0] for o in optimisers.values()]
+    following = [flatten_parameters(net)[0] for net in (targets.actor, targets.critic)]
     replay = Replay(
         c.replay_capacity, envs.obs_shape, envs.obs_dtype, num_envs=c.num_envs, stack=c.stack,
         action_shape=envs.action_shape, **run.frame_storage(envs, c.replay_capacity),

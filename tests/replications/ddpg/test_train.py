@@ -187,9 +187,7 @@ def test_update_against_its_formulas_in_float64(batch_norm, target_network):
         "actor": adam(nets.actor, c.actor_learning_rate),
         "critic": adam(nets.critic, c.critic_learning_rate, c.weight_decay),
     }
-    following, followed = (
-        [t for t in n.state_dict().values() if t.is_floating_point()] for n in (targets, nets)
-    )
+    following, followed = (list(net.parameters()) for net in (targets, nets))
     for _ in range(6):
         batch = tensors(rng, 32, 5, 2)
         loss, value = ddpg.update(
@@ -203,21 +201,47 @@ def test_update_against_its_formulas_in_float64(batch_norm, target_network):
         for name, tensor in doubles(net).items():
             if name.split(".")[-1] not in ("centre", "reach") and not (batch_norm and name in IN_FRONT):
                 moved = (own[name] - initial[name]).norm() if net is nets else own[name].norm()
-                assert (tensor - own[name]).norm() < 0.05 * moved, name
+                assert (tensor - own[name]).norm() <= 0.05 * moved, name
 
 
 def test_the_actors_step_leaves_the_critic_alone():
     torch.manual_seed(0)
     nets = make_network(PAPER, spaces(2, (5,), continuous=True))
     adam(nets.critic, 1.0)
-    nets.train()
-    nets.critic.eval()
+    ddpg.by_minibatch(nets.actor, remembered=True)
+    ddpg.by_minibatch(nets.critic, remembered=False)
     before, moments = doubles(nets.critic), nets.actor.layers[1].running_mean.clone()
     policy_gradient(nets.actor, nets.critic, torch.randn(16, 1, 5) + 1)
     assert all(torch.equal(before[name], tensor) for name, tensor in doubles(nets.critic).items())
     assert not any(p.grad.any() for p in nets.critic.parameters())
     assert all(p.grad is not None for p in nets.actor.parameters())
     assert not torch.equal(moments, nets.actor.layers[1].running_mean)
+
+
+@pytest.mark.parametrize("target_network", [True, False])
+def test_running_moments_take_the_states_once_an_update_and_are_used_for_acting_alone(target_network):
+    """Section 3. A tenth of a minibatch's moments; nothing of the next states, nor of the critic in the actor's step."""
+    torch.manual_seed(0)
+    nets, targets = (make_network(PAPER, spaces(2, (5,), continuous=True)) for _ in range(2))
+    optimisers = {who: adam(getattr(nets, who), 0.0) for who in ("actor", "critic")}
+    s, a, r, s2, end = tensors(np.random.default_rng(0), 32, 5, 2)
+    batch, bootstrap = as_batch(s, a, r, s2 + 100, end), targets if target_network else nets
+
+    def step() -> list[float]:
+        return ddpg.update(nets, bootstrap, optimisers, batch, PAPER).tolist()
+
+    first = step()
+    for layer in (nets.actor.layers[1], nets.critic.first[1]):
+        torch.testing.assert_close(layer.running_mean, 0.1 * batch.states[:, 0].mean(0))
+        torch.testing.assert_close(layer.running_var, 0.9 + 0.1 * batch.states[:, 0].var(0))
+    for layer in (targets.actor.layers[1], targets.critic.first[1]):
+        assert not layer.running_mean.any()
+    for net in (nets, targets):
+        for name, moment in net.named_buffers():
+            if "running" in name:
+                moment.fill_(3)
+    assert step() == first  # no step was taken, and learning looks at no running moment
+    assert not np.allclose(deterministic(nets.actor)[0](s.float().numpy()), nets.actor(s.float()).detach())
 
 
 def test_decay_is_in_the_critics_gradient_and_in_nothing_else():

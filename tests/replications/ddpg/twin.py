@@ -78,18 +78,18 @@ class Twin:
         """The critic's loss and the mean of Q(s, mu(s)). All double but `end`."""
         c, moved = self.config, {}
         before = self.target if c.target_network else self.net
-        y = r + c.discount * self.critic(before, s2, self.actor(before, s2, False), False) * (~end).double()
+        y = r + c.discount * self.critic(before, s2, self.actor(before, s2, True), True) * (~end).double()
         for name in self.trained:
             self.net[name] = self.net[name].requires_grad_()
         loss = ((y.detach() - self.critic(self.net, s, a, True, moved)) ** 2).mean()
         self.adam("critic", loss, c.weight_decay, c.critic_learning_rate)
         self.net |= moved
         moved = {}
-        value = self.critic(self.net, s, self.actor(self.net, s, True, moved), False).mean()
+        value = self.critic(self.net, s, self.actor(self.net, s, True, moved), True).mean()
         self.adam("actor", -value, 0.0, c.actor_learning_rate)
         self.net |= moved
         self.net = {name: tensor.detach() for name, tensor in self.net.items()}
-        for name in self.target:
+        for name in self.trained:
             self.target[name] = c.target_rate * self.net[name] + (1 - c.target_rate) * self.target[name]
         return loss.item(), value.item()
 
