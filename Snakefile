@@ -65,13 +65,16 @@ rule train:
         "logs/{agent}/{task}/{size}/seed{seed}/train.log",
     wildcard_constraints:
         task=flow.trained,
+    retries: flow.needs.attempts
     conda:
         "envs/train.yaml"
-    threads: flow.threads
+    threads: flow.needs.threads
     resources:
         gpu=flow.gpus,
-        mem_mb=16000,
-        runtime="24h",
+        mem_mb=flow.needs.mem_mb,
+        runtime=flow.needs.runtime,
+        cpus_per_task=flow.needs.cpus,
+        slurm_partition=flow.needs.partition,
         before=flow.before_training,  # these two are no params: another device trains nothing again
         flags=flow.train_flags,
     params:
@@ -97,10 +100,11 @@ rule claims:
         task=flow.claims,
     conda:
         "envs/train.yaml"
-    threads: flow.threads
+    threads: flow.needs.threads
     resources:
-        mem_mb=4000,
-        runtime="4h",
+        mem_mb=flow.needs.mem_mb,
+        runtime=flow.needs.runtime,
+        slurm_partition=flow.needs.partition,
         before=flow.before_training,
         flags=flow.claims_flags,
     params:
@@ -130,8 +134,9 @@ rule evaluate:
         "envs/train.yaml"
     resources:
         gpu=flow.gpus,
-        mem_mb=4000,
-        runtime="4h",
+        mem_mb=flow.needs.evaluation_mem_mb,
+        runtime=flow.needs.evaluation_runtime,
+        slurm_partition=flow.needs.partition,
         flags=flow.evaluation_flags,
     params:
         protocol=flow.protocol,  # evaluates again when it changes
@@ -143,7 +148,6 @@ rule evaluate:
 rule report:
     input:
         flow.page_runs,
-        sources=lambda wildcards: [local(path) for path in flow.page_sources(wildcards)],
     output:
         "reports/{target}.html",
     log:
@@ -165,7 +169,6 @@ rule report:
 rule index:
     input:
         flow.index_pages,
-        sources=lambda wildcards: [local(path) for path in flow.index_sources(wildcards)],
     output:
         "reports/index.html",
     log:
@@ -184,7 +187,6 @@ rule index:
 rule summary:
     input:
         flow.summaries.runs,
-        sources=lambda wildcards: [local(path) for path in flow.summaries.sources(wildcards.summary)],
     output:
         "reports/{summary}.html",
     log:
@@ -203,8 +205,6 @@ rule summary:
 
 # All pages with results in one folder, for any static host: `snakemake site`.
 rule site:
-    input:
-        sources=lambda wildcards: [local(path) for path in flow.index_sources(wildcards)],
     output:
         "site/index.html",
     log:

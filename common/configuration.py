@@ -10,6 +10,7 @@ from common.files import folder_named
 from common.papers.validation import validate
 
 PAGE, SUFFIX = "reports/", ".html"
+MAY_BE_NULL = ("frames", "settings", "checkpoints", "longest_job", "partition_cpu", "partition_gpu")
 
 
 def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(config)
     for key in ("frames", "seeds"):
         given[key] = _whole(given.get(key))
-    for key in ("frames", "settings", "checkpoints"):
+    for key in MAY_BE_NULL:
         if given.get(key) in ("null", "none", ""):
             given[key] = None
     if isinstance(given.get("targets"), str):
@@ -34,11 +35,7 @@ def checked_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("results", "checkpoints"):
         if isinstance(given.get(key), str) and given[key]:
             given[key] = folder_named(given[key], key)
-    given = {
-        key: value
-        for key, value in given.items()
-        if value is not None or key in ("frames", "settings", "checkpoints")
-    }
+    given = {key: value for key, value in given.items() if value is not None or key in MAY_BE_NULL}
     return validate(given, "config.schema.yaml", "config.yaml or --config")
 
 

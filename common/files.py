@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +74,14 @@ def must_be_ones_own(clone: Path) -> None:
                 f"{part.absolute()} cannot be written by you, and the workflow's notes, logs and pages go there: make a clone of "
                 f"your own, git clone {clone.absolute()}"
             )
+
+
+@cache
+def _digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def digest(files: Iterable[Path], more: str = "") -> str:
+    """Of the content of files, wherever they lie, and of a further text; each file is read once."""
+    lines = sorted(f"{path.name} {_digest_of(path)}" for path in files)
+    return hashlib.sha256("\n".join([*lines, more]).encode()).hexdigest()[:12]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +98,7 @@ class Summaries:
             return self.flow.index_pages(wildcards)
         if self.flow.config["source"] != "own":
             return []
+        _ = self.flow.needs.here  # shares out this machine
         _, table = self.tables[name]
         seeds = self.flow.config["seeds"]
         files = {}
@@ -107,21 +107,11 @@ class Summaries:
                 files |= dict.fromkeys(self.flow.files_of(target, self.size(target), seed))
         return list(files)
 
-    def sources(self, name: str) -> list[str]:
-        """What a page is made of beside one's own runs: the papers as data, their tables, recorded runs, templates."""
-        flow = self.flow
-        about = self.targets(name)
-        data = [
-            f
-            for p in {flow.papers[t.paper].name: flow.papers[t.paper] for t in about}.values()
-            for f in (p.file, *p.tables())
-        ]
-        recorded = [path for target in about for path in flow.recorded(target)]
-        return [os.path.relpath(path) for path in sorted({*flow.code_of_pages(), *data, *recorded})]
-
     def seen(self, name: str) -> str:
-        """Changes with one's own finished runs, which are no input of a page that trains nothing."""
-        return seen(self.flow.config["results"], {(t.agent, t.task) for t in self.targets(name)})
+        """Changes with what a page is made of: one's own finished runs, the papers as data, recorded runs, templates."""
+        about = self.targets(name)
+        sources = sorted({self.flow.page_sources(target) for target in about})
+        return " ".join([*sources, seen(self.flow.config["results"], {(t.agent, t.task) for t in about})])
 
 
 def seen(

@@ -5,6 +5,8 @@ All problems are raised as UserError while the Snakefile is read, before any job
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import re
 import shlex
@@ -16,10 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from common import announce, interruptions, papers, summaries
+from common import announce, interruptions, needs, papers, summaries
 from common.configuration import PAGE, SUFFIX, bare, checked_config
 from common.errors import UserError, did_you_mean
-from common.files import must_be_ones_own, must_be_writable
+from common.files import digest, must_be_ones_own, must_be_writable
 from common.papers import Resolved, Target
 from common.runs import tracking
 from common.runs.devices import detect_device, own_device
@@ -33,7 +35,6 @@ PAGE_FILES = ("run.json", "curve.csv", "episodes.csv", "timing.csv", "evaluation
 # Which a page shows where they are there. Here it looks for them itself; out of a storage it is given what it asks for.
 FILMS = ("best.mp4", "values.json")
 SIZES = papers.SIZE.pattern
-THREADS = 4  # of a training that has no workers
 
 
 @dataclass
@@ -55,6 +56,9 @@ class Flow:
             raise next(iter(self.broken.values()))
         self.targets = papers.targets_of(self.papers)
         self.config = checked_config(self.config)
+        self._of_paper: dict[str, list[Path]] = {}
+        self._resolved: dict[tuple[Target, str], Resolved] = {}
+        self.needs = needs.Needs(self)
         self.summaries = summaries.Summaries(self)
         try:
             self.config["targets"] = summaries.targets_meant(self)
@@ -152,22 +156,14 @@ class Flow:
         return detect_device() if self.config["device"] == "auto" else self.config["device"]
 
     def device_of(self, target: Target) -> str:
-        """What its training runs on: a script with a device of its own on that, a task with claims on the CPU."""
+        """What its training runs on: a script with a device of its own on that; a GPU is for networks that see screens."""
         task = self._task(target)
         own = own_device(self.papers[target.paper].folder / f"{task.script}.py")
-        return own or ("cpu" if task.claims else self.device)
+        return own or (self.device if task.kind == "atari" else "cpu")
 
     def gpus(self, wildcards: Any) -> int:
         """GPUs that the training or the evaluation asks for."""
-        return int(self.device_of(self._target_of(wildcards)) == "cuda")
-
-    def threads(self, wildcards: Any) -> int:
-        """Cores that the run asks for: one a worker, where its script has workers."""
-        resolved, _ = self.run(wildcards)
-        workers = resolved.settings.get("workers")
-        if workers is not None:
-            return max(int(number) for number in str(workers).split(","))
-        return 1 if resolved.task.claims else THREADS
+        return int(self.device_of(self.target_of(wildcards)) == "cuda")
 
     def size(self, target: Target) -> str:
         return papers.overridden_size(self._plain_size(target), self.overrides(target))
@@ -175,7 +171,8 @@ class Flow:
     def _plain_size(self, target: Target) -> str:
         if self.config["frames"]:
             return f"frames-{self.config['frames']}"
-        return papers.resolve_budget(self.config["budget"], self._task(target), self.device_of(target))
+        own = own_device(self.papers[target.paper].folder / f"{self._task(target).script}.py")
+        return papers.resolve_budget(self.config["budget"], self._task(target), own or self.device)
 
     def overrides(self, target: Target) -> dict[str, Any]:
         """The `settings` of the configuration that differ from what this target's size says."""
@@ -195,6 +192,11 @@ class Flow:
 
     def resolved(self, target: Target, size: str) -> Resolved:
         """What a run of this size does. UserError for settings of somebody's own that the configuration does not name."""
+        if (target, size) not in self._resolved:
+            self._resolved[target, size] = self._resolve(target, size)
+        return self._resolved[target, size]
+
+    def _resolve(self, target: Target, size: str) -> Resolved:
         own = {}
         if papers.is_overridden(size):
             own = self.overrides(target)
@@ -215,9 +217,9 @@ class Flow:
 
     def run(self, wildcards: Any) -> tuple[Resolved, int]:
         """The run that a train or evaluate job is about."""
-        return self.resolved(self._target_of(wildcards), wildcards.size), int(wildcards.seed)
+        return self.resolved(self.target_of(wildcards), wildcards.size), int(wildcards.seed)
 
-    def _target_of(self, wildcards: Any) -> Target:
+    def target_of(self, wildcards: Any) -> Target:
         agent = self.agents[wildcards.agent]
         return Target(agent.paper, agent.variant, wildcards.task)
 
@@ -232,7 +234,7 @@ class Flow:
         resolved, seed = self.run(wildcards)
         module = f"replications.{resolved.paper.name}.{resolved.task.script}"
         variant = f" --variant {resolved.variant.name}" if resolved.variant.name else ""
-        own = self.overrides(self._target_of(wildcards)) if papers.is_overridden(resolved.budget) else {}
+        own = self.overrides(self.target_of(wildcards)) if papers.is_overridden(resolved.budget) else {}
         flags = "".join(f" {shlex.quote(flag)}" for flag in papers.as_flags(own))
         budget = papers.budget_of(resolved.budget)
         return f"{module} --task {resolved.task.name}{variant} --seed {seed} --budget {budget}{flags}"
@@ -243,12 +245,12 @@ class Flow:
         --fresh at the first attempt only: a retry goes on from what the first one saved.
         """
         fresh = " --fresh" if self.config["fresh"] and attempt == 1 else self._changed
-        target = self._target_of(wildcards)
+        target = self.target_of(wildcards)
         stop = " --stop-when-reached" if self.stop_when_reached(target) else ""
         return f"--device {self._device_flag(target)}{fresh}{stop}"
 
     def evaluation_flags(self, wildcards: Any) -> str:
-        return f"--device {self._device_flag(self._target_of(wildcards))}"
+        return f"--device {self._device_flag(self.target_of(wildcards))}"
 
     def read_in_evaluation(self, wildcards: Any) -> list[str]:
         """What an evaluation reads beside weights and run.json: here it lies beside them, out of a storage it is an input."""
@@ -302,6 +304,7 @@ class Flow:
         if self.config["source"] != "own":
             return []
         target, size = self.page(wildcards.target)
+        _ = self.needs.here  # shares out this machine
         if papers.is_overridden(size) and wildcards.target == target.name:
             return [f"{PAGE}{target.name}-{size}{SUFFIX}"]
         seeds = range(1, self.seeds(target, size) + 1)
@@ -328,28 +331,31 @@ class Flow:
         return f"--source {source}" + (f" --asked {size}" if own else "")
 
     def page_seen(self, wildcards: Any) -> str:
-        """What a page is made from that trains nothing: it is made anew when results change."""
-        if self.config["source"] != "results":
-            return ""
+        """Changes with what a page is made from beside runs trained for it: it is made anew when that changes."""
         target, _ = self.page(wildcards.target)
-        return summaries.seen(self.config["results"], {(target.agent, target.task)})
+        if self.config["source"] != "results":
+            return self.page_sources(target)
+        about = {(target.agent, target.task)}
+        return f"{self.page_sources(target)} {summaries.seen(self.config['results'], about)}"
 
     def page_results(self, wildcards: Any, input: Any) -> str:
         """The folder of results that a page is made from; where jobs have copies of their own, the copies."""
-        own = [path for path in input if path not in set(input.sources) and not path.endswith(SUFFIX)]
+        own = [path for path in input if not path.endswith(SUFFIX)]
         return str(Path(own[0]).parents[4]) if own else self.config["results"]
 
-    def page_sources(self, wildcards: Any) -> list[str]:
-        """What a page is made of beside one's own runs: the paper as data, its tables, recorded runs, the template."""
-        target = self.page(wildcards.target)[0]
+    def page_sources(self, target: Target) -> str:
+        """A digest of the paper as data, its tables, recorded runs, the template. As inputs they would be a hundred for each
+        page, which is most of the work where thousands of pages are asked for."""
         paper = self.papers[target.paper]
-        reference = paper.folder.glob("reference_curves.csv")
-        files = [paper.file, *paper.tables(), *reference, *self.code_of_pages(), *self.recorded(target)]
-        return [os.path.relpath(path) for path in sorted(files)]
+        if paper.name not in self._of_paper:
+            reference = paper.folder.glob("reference_curves.csv")
+            self._of_paper[paper.name] = [paper.file, *paper.tables(), *reference]
+        return digest([*self._of_paper[paper.name], *self.recorded(target)], self.code_of_pages)
 
-    def code_of_pages(self) -> list[Path]:
+    @cached_property
+    def code_of_pages(self) -> str:
         files = (self.root.parent / "reports").rglob("*")
-        return [path for path in files if path.suffix in (".py", ".j2", ".css", ".js")]
+        return digest(path for path in files if path.suffix in (".py", ".j2", ".css", ".js"))
 
     def recorded(self, target: Target) -> list[Path]:
         folder = papers.recorded_dir(target.paper, target.variant, target.task, root=self.root)
@@ -360,19 +366,16 @@ class Flow:
         """The pages that are made at the same call, so that the index is made after them."""
         return [f"{PAGE}{target.name}{SUFFIX}" for target in self.requested(asked_of_snakemake(sys.argv))]
 
-    def index_sources(self, wildcards: Any) -> list[str]:
-        """What the index is made of beside one's own runs."""
-        papers = [path for paper in self.papers.values() for path in (paper.file, *paper.tables())]
-        recorded = [path for target in self.targets.values() for path in self.recorded(target)]
-        return [os.path.relpath(path) for path in sorted({*self.code_of_pages(), *papers, *recorded})]
-
     def index_seen(self, wildcards: Any) -> str:
-        """Changes with one's own finished runs. They are no input: the index never asks for a training.
+        """Changes with one's own finished runs, papers and templates. They are no input: the index never asks for a training.
 
-        Those of pages made at the same call are left out: the pages are its input.
+        Runs of pages made at the same call are left out: the pages are its input.
         """
         asked = {(t.agent, t.task) for t in self.requested(asked_of_snakemake(sys.argv))}
-        return summaries.seen(self.config["results"], without=asked)
+        papers = [path for paper in self.papers.values() for path in (paper.file, *paper.tables())]
+        recorded = [path for target in self.targets.values() for path in self.recorded(target)]
+        runs = summaries.seen(self.config["results"], without=asked)
+        return f"{digest([*papers, *recorded], self.code_of_pages)} {runs}"
 
     # --- before anything runs ---
 
@@ -415,6 +418,8 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
     from snakemake.exceptions import WorkflowError
 
     try:
+        gc.freeze()
+        gc.set_threshold(500_000, 50, 100)  # a graph of thousands of jobs is no garbage
         flow = Flow(config, stored=bool(workflow.storage_settings.default_storage_provider))
         # the rules' `python` is the one that runs Snakemake, with or without an activated environment
         base, path = str(flow.root.parent), str(Path(sys.executable).parent)
@@ -424,6 +429,7 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
         tracking.mode()
         name_the_user()
         let_failed_pods_be_tried_again()
+        flow.needs = needs.Needs(flow, workflow)
         if workflow.is_main_process:
             wanted = flow.requested(asked_of_snakemake(sys.argv))
             flow.check(wanted)
@@ -431,6 +437,9 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
                 say_aside(f"warning: {problem}; {papers.left_out(name)}")
             interruptions.hold(Path(".snakemake"))
             say_aside(flow.announce(wanted))
+            flow.needs.cut_into_pieces(wanted)
+            if workflow.output_settings.dryrun:
+                atexit.register(flow.needs.say_sum)
             flow.train_again = set(announce.of_other_settings(flow, wanted))
             # The graph of jobs is made after this file is read; while it asks for inputs, it can be told more.
             # Where runs lie in a storage, none is here, and none is missed.

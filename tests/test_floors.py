@@ -22,6 +22,7 @@ FLOORS = (
         "common.announce",
         "common.configuration",
         "common.interruptions",
+        "common.needs",
         "common.summaries",
         "common.targets",
         "common.terminal",

@@ -698,11 +698,11 @@ def test_a_script_with_a_device_of_its_own_takes_no_gpu_and_a_core_a_worker(toy,
         ring.read_text().replace("    states: int = 8", '    states: int = 8\n    workers: str = "1,6,2"')
     )
     flow = Flow({"targets": ["toy_pong"], "device": "cuda"}, script.parent.parent)
-    assert (flow.gpus(PONG), flow.threads(PONG)) == (0, 3)
+    assert (flow.gpus(PONG), flow.needs.threads(PONG)) == (0, 3)
     assert (flow.train_flags(PONG, 1), flow.evaluation_flags(PONG)) == ("--device cpu", "--device cpu")
     assert flow.size(flow.target("toy_pong")) == "hour"  # as without a GPU
     assert "on cpu" in flow.announce([flow.target("toy_pong")])
-    assert flow.threads(SimpleNamespace(agent="toy", task="ring", size="smoke", seed="1")) == 6
+    assert flow.needs.threads(SimpleNamespace(agent="toy", task="ring", size="smoke", seed="1")) == 6
     output = snakemake(repo, "-n", "--cores", "8", "reports/toy_pong.html", "--config", "device=cuda")
     assert "gpu=1" not in output
     assert output.count("threads: 3") == 1
@@ -710,7 +710,7 @@ def test_a_script_with_a_device_of_its_own_takes_no_gpu_and_a_core_a_worker(toy,
     for name, gpus, threads in (("a3c", 0, 16), ("dqn", 1, 4)):  # and the real ones
         flow = Flow({"targets": [f"{name}_pong"], "device": "cuda"})
         wildcards = SimpleNamespace(agent=name, task="pong", size="paper", seed="1")
-        assert (flow.gpus(wildcards), flow.threads(wildcards)) == (gpus, threads)
+        assert (flow.gpus(wildcards), flow.needs.threads(wildcards)) == (gpus, threads)
 
 
 def test_torch_for_cuda_is_told_by_its_version_file(monkeypatch, tmp_path):

@@ -20,8 +20,9 @@ from common.errors import UserError, disk_error, run_main
 from common.files import folder_named
 from common.learning.layers import make_deterministic
 from common.runs import tracking
+from common.runs.costs import total_seconds
 from common.runs.devices import claim_gpu, detect_device
-from common.runs.estimate import measure, total_seconds
+from common.runs.estimate import measure
 from common.runs.provenance import ROOT
 from common.runs.run import Run
 from common.say import say

@@ -13,6 +13,7 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+PLACES = 64  # trainings on one GPU; beyond, the first GPU is shared
 _held = []  # open lock files: a lock lives as long as its file
 
 
@@ -53,30 +54,40 @@ def detect_device() -> str:
 
 
 def claim_gpu() -> int | None:
-    """Takes a GPU that no other training on this machine has, for the life of this process; None where there is none.
+    """Takes the GPU that the fewest trainings on this machine have, for the life of this process; None where there is none.
 
     With several GPUs, CUDA_VISIBLE_DEVICES is narrowed to the one taken, whose place in the list of visible ones is
-    returned. Call it before anything of CUDA starts (torch.cuda.is_available() already does). If all are taken the
-    first is shared. With one GPU there is nothing to choose, and nothing is set.
+    returned. Call it before anything of CUDA starts (torch.cuda.is_available() already does). With one GPU there is
+    nothing to choose, and nothing is set.
     """
     gpus = visible_gpus()
     if len(gpus) < 2:
         return 0 if gpus else None
-    for index, name in enumerate(gpus):
-        safe = re.sub(r"[^A-Za-z0-9-]", "_", name)
-        try:
-            lock = open(Path(tempfile.gettempdir()) / f"deep-rl-gpu-{os.getuid()}-{safe}.lock", "a")  # noqa: SIM115
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        except OSError:
-            break  # no lock can be had in the temp folder: share the first
-        _held.append(lock)
-        os.environ["CUDA_VISIBLE_DEVICES"] = name
-        return index
+    for place in range(
+        PLACES
+    ):  # the first training of each GPU, then the second of each: 8 on 2 GPUs are 4 and 4
+        for index, name in enumerate(gpus):
+            if not _take(f"{re.sub(r'[^A-Za-z0-9-]', '_', name)}{f'-{place}' if place else ''}"):
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = name
+            return index
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
     return 0
+
+
+def _take(place: str) -> bool:
+    """A lock that lives as long as this process. False where another has it, or none can be had in the temp folder."""
+    try:
+        lock = open(Path(tempfile.gettempdir()) / f"deep-rl-gpu-{os.getuid()}-{place}.lock", "a")  # noqa: SIM115
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return False
+    _held.append(lock)
+    return True
 
 
 @lru_cache(maxsize=256)

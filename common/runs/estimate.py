@@ -6,12 +6,12 @@ import dataclasses
 import importlib
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from common import papers
+from common.runs.costs import Costs
 from common.runs.progress import Progress
 from common.runs.run import STOPPED, Run
 from common.say import say
@@ -21,28 +21,6 @@ PROBE = {
     "training_steps": 700, "replay_capacity": 2000, "replay_start": 200, "final_exploration_step": 1, "target_period": 10_000,
     "evaluation_period": 700, "evaluation_steps": 200, "held_out_states": 20,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds per agent step: before learning, while learning, and in an evaluation phase."""
-
-    waiting: float
-    learning: float
-    evaluating: float
-
-
-def total_seconds(costs: Costs, settings: dict[str, Any]) -> float:
-    """Training with its evaluation phases, the final evaluation left out."""
-    steps, start = settings["training_steps"], settings.get("replay_start", 0)
-    evaluated = (
-        steps // settings["evaluation_period"] * settings["evaluation_steps"] if costs.evaluating else 0
-    )
-    return (
-        min(start, steps) * costs.waiting
-        + max(steps - start, 0) * costs.learning
-        + evaluated * costs.evaluating
-    )
 
 
 class Probe(Run):

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from common import papers
-from common.runs.estimate import Costs, measure, total_seconds
+from common.runs.costs import Costs, total_seconds
+from common.runs.estimate import measure
 
 
 def test_arithmetic():
