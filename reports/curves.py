@@ -184,7 +184,8 @@ class Chart:
                 pen = True
             body.append(f'<path class="curve {s.css}" d="{"".join(path)}"/>')
         body.append("</svg>")
-        return svg_of(height, f"{self.title}, one line a seed, against frames", body, "still")
+        names = ", ".join(s.name for s in self.series[:12])
+        return svg_of(height, f"{self.title}, a line each: {names}", body, "still")
 
 
 def series_of(

@@ -16,9 +16,8 @@ from common.evaluation import aggregates
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import (
     as_printed,
-    format_number,
+    columns_in_words,
     format_percent,
-    interval_in_words,
     seed_interval,
 )
 from common.evaluation.verdict import MIN_SEEDS, WORDS, Verdict, state
@@ -33,6 +32,7 @@ from reports.table_page import csv_of, decide, latex_of, measured
 from reports.target import value_of
 from reports.whole import (
     LIMITED,
+    NOT_IN_PAPER,
     Cell,
     Decision,
     Missing,
@@ -186,9 +186,9 @@ def _by_aggregate(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing
 def table_row(cell: Cell) -> dict:
     task, verdict = cell.target.task, verdict_of(cell)
     estimate = seed_interval(cell.scores, bounds=score_range(task)) if cell.scores else None
+    ours, interval = columns_in_words(estimate) if estimate else ("", "")
     return {
-        "task": task.title, "page": cell.page, "ours": format_number(estimate.mean, 1) if estimate else "",
-        "interval": interval_in_words(estimate) if estimate else "",
+        "task": task.title, "page": cell.page, "ours": ours, "interval": interval,
         "bootstrap": estimate is not None and estimate.method == "bootstrap", "seeds": len(cell.runs),
         "published": as_printed(task.published.value) if task.published else "",
         "random": as_printed(task.random.value) if task.random else "",
@@ -247,7 +247,7 @@ def outcomes_of(paper: papers.Paper, variant: str, cells: Mapping[str, Cell]) ->
                 signs = [np.sign(round(a, d) - round(b, d)) for (a, b), d in zip(pairs, digits, strict=True)]
                 rows.append(
                     {
-                        "against": f"{line.title}, as printed",
+                        "against": f"{line.title}, as printed in {table.source}",
                         "win": signs.count(1),
                         "tie": signs.count(0),
                         "loss": signs.count(-1),
@@ -291,7 +291,8 @@ def context_of(paper: papers.Paper, variant: str, results: Path) -> dict:
             of_variant[claim.variant] = cells_of(claim.variant)
         decisions.append((claim, decide_claim(claim, paper, of_variant[claim.variant], results)))
     cells = of_variant[variant]
-    scored = [cell for cell in cells.values() if not cell.target.task.claims]
+    scored = [cell for cell in cells.values() if not cell.target.task.claims and cell.target.task.in_paper]
+    aside = [cell for cell in cells.values() if not cell.target.task.claims and not cell.target.task.in_paper]
     with_claims = [cell for cell in cells.values() if cell.target.task.claims]
     rows = [table_row(cell) for cell in scored]
     runs = [run for cell in cells.values() for run in cell.runs]
@@ -324,6 +325,7 @@ def context_of(paper: papers.Paper, variant: str, results: Path) -> dict:
         "tables": [] if variant else [{"page": f"{paper.name}_{t.name}.html", "title": t.title, "source": t.source} for t in paper.printed_tables],
         "variants": [] if variant else [(papers.agent_name(paper.name, v.name), v.title) for v in paper.variants.values() if v.name],
         "summary": summary_of(scored), "outcomes": outcomes_of(paper, variant, cells), "charts": small_charts(scored),
+        "aside": [(c.target.task.title.removesuffix(NOT_IN_PAPER), c.page) for c in aside if c.runs or c.other],
         "hours": sum((run.run["cost"]["seconds"] or 0) for run in runs) / 3600, "codes": codes_of(list(cells.values())),
         "csv": csv_of([(agent, task, cell) for task, cell in cells.items()], agent), "latex": latex_of(header, latex, f"{paper.short}: {paper.title}"),
         "page": f"reports/{agent}.html",

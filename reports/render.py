@@ -32,7 +32,7 @@ from reports.film_values import excerpt_of, shown_values, size
 from reports.runs import SeedRun, find_runs, sizes_of_own_settings
 from reports.section import own_settings, resolved_for, section_data, section_of
 from reports.target import PageTarget, load_target, roots
-from reports.words import authors, capital, duration, sentence, shown, size_name
+from reports.words import authors, breakable, capital, duration, sentence, shown, size_name
 
 HERE = Path(__file__).resolve().parent
 MAX_VIDEO = 450_000  # characters on the page
@@ -78,7 +78,13 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.globals["asset"] = lambda name: Markup((HERE / name).read_text(encoding="utf-8"))
-    env.filters |= {"script_json": script_json, "sentence": sentence, "capital": capital, "authors": authors}
+    env.filters |= {
+        "script_json": script_json,
+        "sentence": sentence,
+        "capital": capital,
+        "breakable": breakable,
+        "authors": authors,
+    }
     return env
 
 

@@ -122,7 +122,9 @@ def decide(claim: Comparison, found: Objectives, command: str) -> Decision:
         key = waiting(cells) if len(incomplete) == len(rows) else "in_progress"
         return Decision(
             key,
-            f"{len(rows) - len(incomplete)} of the {len(rows)} rows it is about have runs of every task.",
+            f"{len(rows) - len(incomplete)} of the {len(rows)} rows it is about have runs of every task."
+            if len(rows) > 1
+            else "The row it is about has no runs of some task.",
             missing,
         )
     means, drawn = {v: found.mean(v) for v in rows}, {v: found.drawn(v) for v in rows}

@@ -14,9 +14,8 @@ from common.errors import UserError, run_main, suggestion
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import (
     as_printed,
-    format_number,
+    columns_in_words,
     format_percent,
-    interval_in_words,
     seed_interval,
 )
 from common.evaluation.verdict import WORDS
@@ -26,10 +25,11 @@ from reports.curves import Chart, Line, Series, mean_of, series_of, within
 from reports.index import Entry, all_targets, entry_of
 from reports.render import MAX_VIDEO, environment, excerpt, video_source, write
 from reports.runs import SeedRun
-from reports.whole import LIMITED, command
+from reports.whole import LIMITED, NOT_IN_PAPER, command
 from reports.words import duration, size_name
 
 POINTS = 200  # of a curve
+CROWD = 4  # lines, from which on bands are fainter
 MAX_VIDEOS = 1_200_000  # characters of all films on the page
 
 
@@ -72,21 +72,31 @@ def series_of_agent(entry: Entry, number: int) -> Series | None:
     )
 
 
-def against_hours(line: Series) -> Series | None:
-    return replace(line, xs=line.hours) if line.hours and None not in line.hours else None
+def against_time(lines: Sequence[Series]) -> tuple[str, list[Series]]:
+    """(unit, the lines against it): minutes where all are short. Those without a clock are left out."""
+    timed = [line for line in lines if line.hours and None not in line.hours]
+    short = all(line.hours[-1] < 2 for line in timed)
+    times = 60 if short else 1
+    return "minutes" if short else "hours", [
+        replace(line, xs=[times * h for h in line.hours]) for line in timed
+    ]
 
 
 def row_of(entry: Entry) -> dict:
     task, verdict = entry.target.task, entry.verdict
     estimate = seed_interval(entry.scores, bounds=score_range(task))
+    ours, interval = columns_in_words(estimate)
     hours = [run.run["cost"]["seconds"] for run in entry.finished if run.run["cost"].get("seconds")]
     return {
-        "name": name_of(entry), "page": entry.page, "paper": f"{entry.agent}.html", "ours": format_number(estimate.mean, 1),
-        "interval": interval_in_words(estimate), "bootstrap": estimate.method == "bootstrap",
+        "name": name_of(entry), "page": entry.page, "paper": f"{entry.agent}.html", "ours": ours,
+        "interval": interval, "bootstrap": estimate.method == "bootstrap",
         "seeds": estimate.n, "size": f"{size_name(entry.size)}, {'recorded' if entry.source == 'recorded' else 'your own'}",
         "length": format_percent(verdict.fraction) if verdict.fraction is not None else "",
         "hours": duration(sum(hours) / len(hours)) if hours else "",
         "published": as_printed(task.published.value) if task.published else "", "verdict": verdict,
+        "says": f"{sum(score >= task.bar for score in entry.scores)} of {estimate.n} reach our bar of {task.bar:g}"
+        if task.published is None and task.bar is not None
+        else "",
     }  # fmt: skip
 
 
@@ -98,7 +108,9 @@ def films_of(entries: Sequence[Entry]) -> list[dict]:
         found = excerpt(path, min(room, MAX_VIDEO)) if path else None
         source = video_source(found[0]) if found else None
         room -= len(source or "")
-        films.append({"name": name_of(entry), "page": entry.page, "src": source})
+        films.append(
+            {"name": name_of(entry), "page": entry.page, "src": source, "kind": entry.target.task.kind}
+        )
     return [film for film in films if film["src"]]
 
 
@@ -116,13 +128,13 @@ def context_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> 
         Line(f"{name} {as_printed(v)}", v, name) for name, vs in marks.items() if len(vs) == 1 for v in vs
     ]
     charts = [Chart("frames", "Against frames", lines, same)] if lines else []
-    timed = [line for line in map(against_hours, lines) if line]
+    unit, timed = against_time(lines)
     if timed:
-        charts.append(Chart("hours", "Against hours of one process", timed, same))
+        charts.append(Chart("hours", f"Against {unit} of one process", timed, same))
     title = next(t.task.title for t in all_targets(loaded) if t.task.name == task)
     return {
-        "task": task, "title": title.removesuffix(" (not in the paper)"), "rows": [row_of(entry) for entry in entries],
-        "charts": [{"title": chart.title, "svg": chart.svg} for chart in charts],
+        "task": task, "title": title.removesuffix(NOT_IN_PAPER), "rows": [row_of(entry) for entry in entries],
+        "charts": [{"title": chart.title, "svg": chart.svg} for chart in charts], "crowded": len(lines) > CROWD,
         "legend": [(line.name, line.css) for line in lines], "films": films_of(entries), "page": f"reports/{task}.html",
         "differ": sorted(name for name, values in marks.items() if len(values) > 1),
     }  # fmt: skip

@@ -17,6 +17,7 @@ from reports.words import duration
 
 ROUNDING = 1e-9  # a difference below is none
 SHORTER = "shorter than the paper's runs"
+NOT_IN_PAPER = " (not in the paper)"  # at the end of a title
 LIMITED = "Where Student's interval would hold scores that cannot be, the seeds' scores stand instead; of many seeds, a bootstrap's interval."
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from common import papers
 from common.evaluation.statistics import DASH, Estimate, as_printed, decimals_for, format_number
 
@@ -110,6 +112,11 @@ def silence(updated: object) -> str | None:
 
 def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def breakable(text: str) -> Markup:
+    """A name in camel case may end its line before a capital."""
+    return Markup(re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", str(escape(text))))
 
 
 def sentence(text: str) -> str:

@@ -236,16 +236,20 @@ def _each(ours: Estimate, decimals: int) -> str:
     return f"seeds {', '.join(format_number(x, max(0, decimals)) for x in sorted(ours.seeds))}"
 
 
-def interval_in_words(ours: Estimate, decimals: int = 1) -> str:
-    """What stands in a table's column of 95 % intervals: `18.1 to 18.9`; instead of a bootstrap of few seeds, their scores."""
+def columns_in_words(ours: Estimate) -> tuple[str, str]:
+    """What stands in a table's columns of means and of 95 % intervals: (`18.5`, `18.1 to 18.9`), rounded to what the interval
+    allows; instead of a bootstrap of few seeds, their scores.
+    """
     if ours.low is None or ours.high is None:
-        return "one seed"
-    if ours.high - ours.low <= 1e-9 * max(1.0, abs(ours.mean)):
-        return f"the same in {ours.n} seeds"
-    if ours.method != "Student" and ours.n <= FEW:
-        return _each(ours, decimals_for(max(ours.high - ours.mean, ours.mean - ours.low)))
-    ends = f"{format_number(ours.low, decimals)} to {format_number(ours.high, decimals)}"
-    return ends if ours.method == "Student" else f"{ends} (bootstrap)"
+        return format_number(ours.mean), "one seed"
+    half = max(ours.high - ours.mean, ours.mean - ours.low)
+    if half <= 1e-9 * max(1.0, abs(ours.mean)):
+        return format_number(ours.mean), f"the same in {ours.n} seeds"
+    decimals = max(0, decimals_for(half))
+    mean, low, high = (format_number(x, decimals) for x in (ours.mean, ours.low, ours.high))
+    if ours.method == "Student":
+        return mean, f"{low} to {high}"
+    return mean, _each(ours, decimals) if ours.n <= FEW else f"{low} to {high} (bootstrap)"
 
 
 def format_percent(fraction: float | None) -> str:

@@ -11,6 +11,7 @@ import pytest
 from common import papers
 from common.errors import UserError
 from reports import paper_page, site, table_page, task_page
+from reports.curves import Series
 from reports.render import build
 from reports.whole import cell_of, target_of
 from tests.reports.pages import PAPER_FRAMES, PAPER_YAML, PUBLISHED_CSV, Reader, edit, write_run
@@ -223,7 +224,7 @@ def test_results_copied_from_elsewhere_render_without_weights(toy, whole, tmp_pa
     ):
         here = render(name, toy / "results", toy / "here.html").read_text()
         there = render(name, copied, toy / "there.html").read_text()
-        assert "13.0" in there
+        assert "11 to 15" in there or "13.0" in there
         assert there == here
     monkeypatch.chdir(copied.parent)
     page = build(target_of(whole(), "", "pong"), "own", copied)[0]
@@ -269,7 +270,7 @@ def test_wins_ties_and_losses_are_against_the_printed_scores(toy, whole):
     write(toy, means=(12.4, 12.4, 12.4))  # 12 as printed: a tie
     write(toy, task="montezuma", means=(4.0, 4.0, 4.0))
     page = Reader(paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text())
-    assert page.table("numbers")[1] == ["Other, as printed", "0", "1", "1"]
+    assert page.table("numbers")[1] == ["Other, as printed in Table 4", "0", "1", "1"]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +323,7 @@ def test_a_task_shows_every_agent_with_runs_on_one_axis(toy, whole):
     page = Reader(text)
     rows = {row[0]: row[1:] for row in page.table("scores main")[1:]}
     assert list(rows) == ["TOY (2015)", "TOY (2015), slower"]
-    assert rows["TOY (2015)"][:3] == ["13.0", "10.5 to 15.5", "3"]
+    assert rows["TOY (2015)"][:3] == ["13", "11 to 15", "3"]
     assert rows["TOY (2015), slower"][:3] == ["\u22125.0", "one seed", "1"]
     assert text.count('<path class="curve s1"') == 1  # the three seeds are one line
     assert text.count('<polygon class="spread s1"') == 1
@@ -404,7 +405,7 @@ def test_no_interval_and_no_band_leaves_the_scores_that_can_be(toy, whole, monke
         )
     for name, render in (("toy", paper_page.render_paper), ("pong", task_page.render_task)):
         page = Reader(render(name, toy / "results", toy / "page.html").read_text())
-        assert page.table("scores main")[1][1:4] == ["17.9", "seeds 12, 21, 21", "3"]
+        assert page.table("scores main")[1][1:4] == ["18", "seeds 12, 21, 21", "3"]
         assert "Where Student's interval would hold scores that cannot be" in page.words
     page, _ = table(toy, "table_4")
     assert page.table("scores printed")[1][4] == "18 (seeds 12, 21, 21)"
@@ -463,7 +464,7 @@ def test_one_game_with_fewer_seeds_keeps_the_others_intervals(toy, whole):
     text = paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text()
     page = Reader(text)
     rows = {row[0]: row[1:] for row in page.table("scores main")[1:]}
-    assert rows["Pong"][:3] == ["12.0", "9.5 to 14.5", "3"]
+    assert rows["Pong"][:3] == ["12", "10 to 14", "3"]
     assert rows["Montezuma"][:3] == ["4,000.0", "one seed", "1"]
     aggregates = page.table("numbers aggregates")[1:]
     assert len(aggregates) == 5
@@ -500,3 +501,22 @@ def test_a_suite_of_49_games_and_5_seeds(tmp_path):
     lines = next(a["href"] for tag, a in page.tags if a.get("download", "").endswith(".csv"))
     assert len(urllib.parse.unquote(lines).splitlines()) == 1 + 245
     assert out.stat().st_size < 2_000_000
+
+
+def test_a_task_of_our_own_says_its_bar_and_stands_beside_the_paper(toy, whole):
+    write_run(toy, task="cartpole", seed=1, mean=480.0, spread=0.0)
+    write_run(toy, task="cartpole", seed=2, mean=470.0, spread=0.0)
+    page = Reader(task_page.render_task("cartpole", toy / "results", toy / "c.html").read_text())
+    assert page.table("scores main")[0][-1] == "Verdict"
+    assert "Published" not in page.table("scores main")[0]
+    assert page.table("scores main")[1][-1] == "1 of 2 reach our bar of 475"
+    line = Series("an agent", [1, 2], [10.0, 20.0], "s1", hours=[0.5, 1.5])
+    assert [(unit, [s.xs for s in lines]) for unit, lines in (task_page.against_time([line]),)] == [
+        ("minutes", [[30, 90]])
+    ]
+    longer = Series("another", [1, 2], [10.0, 20.0], "s2", hours=[1.0, 30.0])
+    assert task_page.against_time([line, longer])[0] == "hours"
+    paper = Reader(paper_page.render_paper("toy", toy / "results", toy / "t.html").read_text())
+    assert [row[0] for row in paper.table("scores main")] == ["Task", "Pong", "Montezuma"]
+    assert "Not in the paper" in paper.words
+    assert "toy_cartpole.html" in paper.links
