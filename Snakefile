@@ -3,7 +3,7 @@
 #
 # Which papers, variants and tasks there are stands in replications/*/paper.yaml; what is asked of them in config.yaml.
 
-from common.interruptions import pass_on_signals
+from common.beginning import begin
 from common.terminal import quieten
 from common.workflow import SIZES, prepare
 
@@ -23,9 +23,7 @@ TO_LOG = " 2>&1 | (trap '' HUP INT PIPE TERM; tee {log:q} || true)"
 
 
 onstart:
-    flow.check_here(workflow.local_exec)
-    if workflow.local_exec:
-        pass_on_signals()
+    begin(flow, workflow)
 
 
 wildcard_constraints:

@@ -20,9 +20,12 @@ FLOORS = (
     (
         "common.workflow",
         "common.announce",
+        "common.beginning",
         "common.configuration",
+        "common.failures",
         "common.interruptions",
         "common.needs",
+        "common.slurm",
         "common.summaries",
         "common.targets",
         "common.terminal",

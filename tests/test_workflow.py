@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -17,11 +18,12 @@ import pytest
 
 from common import papers
 from common.errors import UserError
-from common.runs import devices
+from common.runs import devices, status
 from common.workflow import Flow, checked_config
 from tests.toy import write_toy
 
 ROOT = Path(__file__).resolve().parent.parent
+NOW = datetime.datetime.now(datetime.UTC)
 SNAKEMAKE = Path(sys.executable).parent / "snakemake"
 
 # A trainer with the contract of the real one: a counter is saved as it goes, outputs are written at the end.
@@ -157,7 +159,7 @@ def environment(**more: str) -> dict[str, str]:
 
 # Importing Snakemake takes longer than all else in these tests: one process imports it, and forks for each call.
 SERVER = """
-import json, os, sys
+import atexit, json, os, sys
 import snakemake.cli, snakemake.dag, snakemake.persistence, snakemake.scheduling.job_scheduler, snakemake.workflow
 
 for line in sys.stdin:
@@ -180,6 +182,7 @@ for line in sys.stdin:
 
             traceback.print_exc()
             code = 99
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -378,6 +381,45 @@ def test_a_failed_trainer_fails_the_workflow_and_a_crash_is_tried_again(repo, sn
     assert "wandb disabled" in (repo / "logs/toy/pong/smoke/seed1/train.log").read_text()
     # the second attempt goes on from what the first one saved
     assert "--fresh" not in lines(repo, "trained")[-1]
+
+
+def test_a_sweep_that_fails_in_one_run_says_so_once_and_finishes_the_rest(repo, snakemake):
+    run = repo / "common" / "toy_run.py"
+    run.write_text(run.read_text().replace('Path("fail").exists()', 'Path("fail").exists() and a.seed == 2'))
+    (repo / "fail").touch()
+    printed = snakemake(
+        repo, "reports/toy_pong.html", "reports/toy_cartpole.html", "--config", "seeds=3", code=1
+    )
+    told = printed[printed.rindex("2 jobs failed; ") :]
+    assert told.splitlines() == [
+        "2 jobs failed; 8 went well:",
+        *(
+            line
+            for task in sorted(("pong", "cartpole"), key=lambda task: told.index(task))
+            for line in (
+                f"  train results/toy/{task}/smoke/seed2: the toy was told to fail",
+                f"      logs/toy/{task}/smoke/seed2/train.log",
+            )
+        ),
+        "what is finished is kept; the same command tries the others again, from their last checkpoint",
+    ]
+    assert sorted(line.split()[2] for line in lines(repo, "trained")) == ["1", "1", "3", "3"]
+    listed = [" ".join(line.split()) for line in status.table(status.states_in(repo / "results", NOW))]
+    assert listed[0] == "6 runs: 2 failed, 4 finished"
+    assert "failed toy/pong/smoke/seed2 the toy was told to fail" in listed
+    (repo / "fail").unlink()
+    assert "failed" not in snakemake(
+        repo, "reports/toy_pong.html", "reports/toy_cartpole.html", "--config", "seeds=3"
+    )
+    assert sorted(line.split()[2] for line in lines(repo, "trained")) == ["1", "1", "2", "2", "3", "3"]
+    assert status.table(status.states_in(repo / "results", NOW))[0] == "6 runs: 6 finished"
+
+
+def test_a_dry_run_ends_with_the_sum(repo, snakemake):
+    printed = snakemake(repo, "-n", "reports/toy_pong.html", "--config", "seeds=3")
+    assert "in sum: 3 runs to train, " in printed.splitlines()[-4]
+    assert "core hours, 0 GPU hours" in printed.splitlines()[-4]
+    assert "estimates, never measured: toy" in printed.splitlines()[-1]
 
 
 def start(repo: Path, *arguments: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
@@ -747,9 +789,11 @@ input()
         )
         return process, process.stdout.readline().strip()
 
-    held = [claim("3,GPU-ab/1"), claim("3,GPU-ab/1"), claim("3,GPU-ab/1"), claim("5"), claim("")]
-    assert [text for _, text in held] == ["0 3", "1 GPU-ab/1", "0 3", "0 5", "None"]
-    held[0][0].communicate("\n")  # ends, and frees its GPU; the third only shared it
+    held = [claim("3,GPU-ab/1") for _ in range(8)]  # beyond one a GPU they go round
+    assert [text for _, text in held] == ["0 3", "1 GPU-ab/1"] * 4
+    held += [claim("5"), claim("")]
+    assert [text for _, text in held[8:]] == ["0 5", "None"]
+    held[0][0].communicate("\n")  # ends, and frees its place
     again, text = claim("3,GPU-ab/1")
     assert text == "0 3"
     for process in [again, *(process for process, _ in held[1:])]:
