@@ -278,7 +278,8 @@ def train(config: Config, run: Run) -> None:
 
         if progress.times_due(c.evaluation_period):
             mean_q = float(sums[1]) / max(progress.updates - progress.updates_logged, 1)
-            run.evaluation_phase(progress, make_policy(nets, c), nets, best, sums[0], mean_q=mean_q)
+            kept = best if run.task.protocol.weights == "best" else None
+            run.evaluation_phase(progress, make_policy(nets, c), nets, kept, sums[0], mean_q=mean_q)
             sums.zero_()
 
     run.finish(progress, best if progress.best_score is not None else nets, replay)

@@ -19,6 +19,7 @@ from common.learning.batch import Batch
 from common.papers import check_defaults, load_paper
 from common.runs import command_line
 from common.runs.provenance import modules_that_count
+from common.runs.run import Run
 from replications.ddpg import train as ddpg
 from replications.ddpg.acting import deterministic, in_torch
 from replications.ddpg.train import (
@@ -286,6 +287,27 @@ def test_every_variant_trains(variant, task, tmp_path):
     )
     run = json.loads((folder / "run.json").read_text())
     assert run["progress"]["updates"] == 51
+
+
+@pytest.mark.parametrize(("task", "phase"), [("reacher", 1), ("pendulum", 2)])
+def test_the_networks_kept_are_those_that_the_protocol_names(task, phase, tmp_path, monkeypatch):
+    """The best of three phases where scores of others are compared with; on Pendulum the last ones."""
+    scores, seen, finish = iter([[1.0], [5.0], [2.0]]), [], Run.finish
+
+    def evaluated(run, policy, progress):
+        seen.append(doubles(run.parts["nets"]))
+        return np.array(next(scores))
+
+    def finished(run, progress, model, replay=None):
+        seen.append(doubles(model))
+        finish(run, progress, model, replay)
+
+    monkeypatch.setattr(Run, "evaluate", evaluated)
+    monkeypatch.setattr(Run, "finish", finished)
+    train("ddpg", task, tmp_path, TINY | {"training_steps": 90, "evaluation_period": 30, "replay_start": 20})
+    assert len(seen) == 4
+    same = [all(torch.equal(seen[3][name], t) for name, t in net.items()) for net in seen[:3]]
+    assert same == [k == phase for k in range(3)]
 
 
 @pytest.mark.parametrize("steps", [100, 230])
