@@ -25,7 +25,7 @@ from reports.curves import Chart, Line, Series, mean_of, series_of, within
 from reports.index import Entry, all_targets, entry_of
 from reports.render import MAX_VIDEO, environment, excerpt, video_source, write
 from reports.runs import SeedRun
-from reports.whole import LIMITED, NOT_IN_PAPER, command
+from reports.whole import LIMITED, NOT_IN_PAPER, command, counted
 from reports.words import duration, size_name
 
 POINTS = 200  # of a curve
@@ -149,7 +149,7 @@ def render_task(
     write(
         out, environment().get_template("task_page.html.j2").render(**context, words=WORDS, limited=LIMITED)
     )
-    say(f"{out}: {len(context['rows'])} agents with runs")
+    say(f"{out}: {counted(len(context['rows']), 'agent')} with runs")
     return out
 
 
