@@ -202,7 +202,7 @@ def judge(target: PageTarget, runs: Sequence[SeedRun]) -> tuple[Verdict, list[Ju
         ), []
     judged = judge_claims(target, finished)
     paper_size = papers.resolve(target.paper, target.variant_name, target.task.name, "paper").settings
-    full = all(run.run["settings"] == paper_size for run in finished)
+    full = all(papers.settings_of(run.run, target.paper, target.task) == paper_size for run in finished)
     whose, words = (
         "the paper" if target.task.in_paper else "the task",
         {c.name: c.statement for c in target.task.claims},

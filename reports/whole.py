@@ -65,7 +65,11 @@ def cell_of(target: PageTarget, results: Path, seeds: int | None = None) -> Cell
     settings, best, other, short = paper_settings(target), None, None, False
     for source, size, runs in found:
         finished = finished_of(runs)
-        alike = [run for run in finished if run.run["settings"] == settings and not run.superseded]
+        alike = [
+            run
+            for run in finished
+            if papers.settings_of(run.run, target.paper, target.task) == settings and not run.superseded
+        ]
         if not alike:
             if finished and other is None:
                 why = _why_not(finished[0], settings)

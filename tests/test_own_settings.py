@@ -95,6 +95,18 @@ def test_a_machine_with_few_cores_is_no_override(monkeypatch):
     assert (tuned.asked, tuned.settings["workers"]) == ({"learning_rate": 0.5}, 2)
 
 
+def test_a_setting_that_came_later_leaves_earlier_runs_as_they_are():
+    """Such a run did what the setting's default does."""
+    asked = papers.resolve("dqn", None, "pong", "paper")
+    earlier = {name: value for name, value in asked.settings.items() if name != "bfloat16"}
+    run = {"settings": earlier, "settings_key": "0" * 12}
+    assert papers.what_differs(run, asked, 1) == ""
+    assert papers.settings_of(run, asked.paper, asked.task) == asked.settings
+    fast = papers.resolve("dqn", "fast", "pong", "paper")
+    earlier = {name: value for name, value in fast.settings.items() if name != "bfloat16"}
+    assert "bfloat16=False (asked: True)" in papers.what_differs({"settings": earlier}, fast, 1)
+
+
 def test_own_settings_through_the_workflow(repo, snakemake):  # noqa: F811
     order = ("reports/toy_pong.html", "--config", "settings=learning_rate=0.5,capacity=7")
     size = papers.overridden_size("smoke", {"learning_rate": 0.5, "capacity": 7})

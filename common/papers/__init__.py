@@ -52,6 +52,7 @@ from common.papers.settings import (
     resolve_budget,
     settings_json,
     settings_key,
+    settings_of,
     what_differs,
 )
 from common.papers.tables import find_row
@@ -101,6 +102,7 @@ __all__ = [
     "settings_in",
     "settings_json",
     "settings_key",
+    "settings_of",
     "targets",
     "targets_of",
     "what_differs",

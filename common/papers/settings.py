@@ -335,18 +335,29 @@ def settings_key(resolved: Resolved, seed: int) -> str:
     return hashlib.sha256(settings_json(resolved, seed).encode()).hexdigest()[:12]
 
 
+def settings_of(run: Mapping[str, Any], paper: Paper, task: Task) -> dict[str, Any]:
+    """A run's settings (its run.json). One that its script has only got since is at its default, which does what the script did."""
+    return {name: field.default for name, field in paper.fields(task.script).items()} | run["settings"]
+
+
 def what_differs(run: Mapping[str, Any], resolved: Resolved, seed: int) -> str:
     """How a finished run (its run.json) differs from what would be trained in its place, in words; "" where it does not.
 
     Settings that its machine asked for are no difference.
     """
-    was, fitted = run["settings"], fitted_to_machine(resolved.paper, resolved.task)
+    was, fitted = (
+        settings_of(run, resolved.paper, resolved.task),
+        fitted_to_machine(resolved.paper, resolved.task),
+    )
     names = [n for n in {**resolved.settings, **was} if n not in fitted]
     other = [n for n in names if not same(was.get(n), resolved.settings.get(n))]
     if other:
         shown = [f"{n}={was.get(n)} (asked: {resolved.settings.get(n)})" for n in other[:3]]
         return ", ".join(shown) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
-    if same(was, resolved.settings) and run.get("settings_key") not in (None, settings_key(resolved, seed)):
+    if same(run["settings"], resolved.settings) and run.get("settings_key") not in (
+        None,
+        settings_key(resolved, seed),
+    ):
         return "another environment or protocol"
     return ""
 
