@@ -219,5 +219,6 @@ def test_fields_of_2015_that_are_gone():
     ours, theirs = ({f.name for f in dataclasses.fields(c)} for c in (Config, Config2015))
     assert theirs - ours == {
         "life_loss_terminal", "reward_clip", "replay", "target_network", "target_period", "error_clip", "gradient_momentum",
+        "bfloat16",
     }  # fmt: skip
     assert ours <= theirs
