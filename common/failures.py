@@ -33,7 +33,10 @@ class Failures(logging.Handler):
         logs = [Path(_plain(path)) for path in job.get("log") or ()]
         output = [_plain(path) for path in job.get("output") or ()]
         what = str(Path(output[0]).parent if "seed" in output[0] else output[0]) if output else ""
-        self.failed[job["jobid"]] = (f"{job['rule_name']} {what}".strip(), logs[0] if logs else None)
+        log = next(
+            (log for log in logs if log.exists()), None
+        )  # of the job, or the scheduler's where it came not so far
+        self.failed[job["jobid"]] = (f"{job['rule_name']} {what}".strip(), log)
 
     def summary(self) -> list[str]:
         if not self.failed:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Writes requirements.txt and envs/dev.txt from uv.lock, which is the one source of versions. Run it after `uv lock`.
-# Then envs/kubernetes.txt and envs/tests.txt, which have to fit them: no training depends on those packages, so they stand in
+# Then envs/kubernetes.txt, envs/slurm.txt and envs/tests.txt, which have to fit them: no training depends on those packages, so they stand in
 # no lock that a run is known by.
 #
 # torch's CUDA packages are cut: torch's own exact pins bring them where PyPI's Linux build of torch is installed, and
@@ -25,4 +25,5 @@ pins() {
         --custom-compile-command envs/export.sh --constraints requirements.txt --constraints envs/dev.txt "$@"
 }
 pins envs/kubernetes.in -o envs/kubernetes.txt
+pins envs/slurm.in -o envs/slurm.txt
 pins --constraints envs/kubernetes.txt envs/tests.in -o envs/tests.txt
