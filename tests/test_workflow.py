@@ -377,7 +377,8 @@ def test_a_failed_trainer_fails_the_workflow_and_a_crash_is_tried_again(repo, sn
     assert not (repo / "reports/toy_pong.html").exists()
     (repo / "fail").unlink()
     (repo / "crash_once").touch()
-    snakemake(repo, "reports/toy_pong.html", "--config", "wandb=disabled", "fresh=true")
+    printed = snakemake(repo, "reports/toy_pong.html", "--config", "wandb=disabled", "fresh=true")
+    assert "job failed; " not in printed  # it went well at the second attempt
     assert "wandb disabled" in (repo / "logs/toy/pong/smoke/seed1/train.log").read_text()
     # the second attempt goes on from what the first one saved
     assert "--fresh" not in lines(repo, "trained")[-1]
