@@ -48,6 +48,7 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 State=UNKNOWN
 PartitionName=cpu Nodes=$host Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=$host MaxTime=INFINITE State=UP
 PartitionName=minutes Nodes=$host MaxTime=2 State=UP
+PartitionName=empty MaxTime=INFINITE State=UP
 PartitionName=down Nodes=$host State=DOWN
 CONF
     mkdir -p /etc/slurm

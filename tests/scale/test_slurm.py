@@ -191,7 +191,8 @@ def test_a_time_limit(cluster, repo, reference):
 
 
 @pytest.mark.parametrize(
-    ("partition", "reason"), [("minutes", "PartitionTimeLimit"), ("down", "PartitionDown")]
+    ("partition", "reason"),
+    [("empty", "PartitionConfig"), ("minutes", "PartitionTimeLimit"), ("down", "PartitionDown")],
 )
 def test_a_job_that_cannot_start_is_told_of_within_a_minute(cluster, repo, partition, reason):
     process = train(repo, f"never-{partition}", f"partition_cpu={partition}")
