@@ -88,8 +88,8 @@ def test_a_folder_that_cannot_be_written_is_left_to_snakemake(tmp_path, unheld):
 SHELL = "trap : HUP TERM; sh -c 'trap \"echo saved; exit 75\" TERM; echo begun; while :; do sleep 0.1; done' | (trap '' HUP INT TERM; cat)"
 WAITING = f"""
 import subprocess, time
-shell = subprocess.Popen(["bash", "-c", {SHELL!r}])
 pass_on_signals(every=0.05)
+shell = subprocess.Popen(["bash", "-c", {SHELL!r}])
 try:
     time.sleep(60)
 except KeyboardInterrupt:
