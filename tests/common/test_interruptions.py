@@ -88,9 +88,10 @@ def test_a_folder_that_cannot_be_written_is_left_to_snakemake(tmp_path, unheld):
 SHELL = "trap : HUP TERM; sh -c 'trap \"echo saved; exit 75\" TERM; echo begun; while :; do sleep 0.1; done' | (trap '' HUP INT TERM; cat)"
 WAITING = f"""
 import subprocess, time
-pass_on_signals(every=0.05)
 shell = subprocess.Popen(["bash", "-c", {SHELL!r}])
+pass_on_signals(every=0.05)
 try:
+    print("waits", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     print("interrupted", shell.wait(10), flush=True)
@@ -100,7 +101,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_the_trainings_and_then_the_workflow(number):
     with workflow(WAITING) as process:
-        assert process.stdout.readline() == "begun\n"
+        assert {process.stdout.readline(), process.stdout.readline()} == {"begun\n", "waits\n"}
         process.send_signal(number)
         said, errors = process.communicate(timeout=30)
     assert "saved\n" in said
