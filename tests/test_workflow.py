@@ -626,12 +626,12 @@ def test_the_command_lines_text_and_numbers_are_put_into_type():
     [
         ("results/", "results"),
         ("./a//b/../c", "a/c"),
-        ("~/runs", "/home/me/runs"),
+        ("~/runs", "/mine/runs"),
         ("${DISK}/runs/", "/disk/runs"),
     ],
 )
 def test_folders_are_what_was_meant(given, meant, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/mine")
     monkeypatch.setenv("DISK", "/disk")
     for key in ("results", "checkpoints"):
         assert checked_config({key: given})[key] == meant

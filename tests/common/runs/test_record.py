@@ -345,7 +345,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 def test_where_a_run_lay_on_its_machine_is_not_recorded(tmp_path, replications, evaluated):
     folder = make_run(tmp_path / "results", 1, 20.0)
     run = json.loads((folder / "run.json").read_text())
-    run["provenance"]["command"] = "python -m replications.dqn.train --results /home/me/runs --seed 1"
+    run["provenance"]["command"] = "python -m replications.dqn.train --results /data/runs --seed 1"
     (folder / "run.json").write_text(json.dumps(run))
     kept = json.loads((record([folder], replications=replications) / "seed1" / "run.json").read_text())
     assert kept["provenance"]["command"] == "python -m replications.dqn.train --seed 1"
