@@ -5,12 +5,11 @@ climbs the critic Q(s, a). From DQN it has the replay memory and a target networ
 normalisation, so that one set of constants fits all tasks, and exploration by noise that is correlated in time.
 
 `paper.yaml` beside this file lists every constant with its source, and every point where this script differs from the paper.
-Beside it: acting in NumPy (acting.py). Elsewhere: environments (common/environments/vector.py), the replay memory
-(common/learning/replay.py), the evaluation (common/evaluation/protocol.py), a run's folder, checkpoints and logs
-(common/runs/run.py).
+Elsewhere: acting, and Adam of one vector (plumbing.py), environments (common/environments/vector.py), the replay memory
+(common/learning/replay.py), the evaluation (common/evaluation/protocol.py), a run's folder and checkpoints (common/runs/run.py).
 
-Units: an agent step is one step of the environment; an update is one step of both optimisers. Loops count agent steps. Actions
-in here lie in [-1, 1]; the environment gets them scaled to its own bounds.
+Units: an update is one step of both optimisers. Loops count agent steps, which are steps of the environment. Actions in here lie
+in [-1, 1]; the environment gets them scaled to its own bounds.
 
     ./run python -m replications.ddpg.train --task pendulum --seed 1
 """
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.environments.make import make_envs
@@ -33,9 +32,7 @@ from common.learning.replay import Replay
 from common.runs.command_line import main
 from common.runs.progress import Progress
 from common.runs.run import Run
-from replications.ddpg.acting import deterministic
-
-# --- constants ---
+from replications.ddpg.plumbing import adam, deterministic
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,6 @@ class Config:
     training_steps: int = 2_500_000  # agent steps, at most; Section 4
     num_envs: int = 1  # environments stepped together; Algorithm 1
     stack: int = 1  # observations in a state; Section 7, low-dimensional
-
     replay_capacity: int = 1_000_000  # slots (agent steps); Section 7 "replay buffer size"
     replay_start: int = 64  # agent steps before the first update; not stated: a minibatch can be filled
     batch_size: int = 64  # transitions; Section 7
@@ -62,7 +58,6 @@ class Config:
     noise_theta: float = 0.15  # how fast the noise returns to 0; Section 7
     noise_sigma: float = 0.2  # of half an action's range; Section 7
     noise_step: float = 1.0  # the time that an agent step takes, dt; not stated
-
     evaluation_period: int = 5_000  # agent steps between evaluation phases; not stated
     evaluation_steps: int = 10_000  # agent steps of a phase; not stated
     evaluation_epsilon: float = 0.0  # no noise; Section 4
@@ -74,18 +69,8 @@ CURVE = ("mean_q",)  # Q(s, mu(s)), the mean over the minibatches since the last
 # --- networks ---
 
 
-def uniform_(layer: nn.Linear, bound: float) -> None:
-    """Weights and biases from U(-bound, bound)."""
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -bound, bound)
-
-
 class Actor(nn.Module):
-    """mu(s). Section 7: 400 and 300 units, tanh; batch normalisation of the state and of both hidden layers (Section 3).
-
-    PyTorch's default initialisation is the paper's, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), but for the last layer. `centre` and
-    `reach` are the middle and half the range of the environment's actions.
-    """
+    """mu(s). Section 7: 400 and 300 units, tanh; batch normalisation of the state and of both hidden layers (Section 3)."""
 
     def __init__(self, inputs: int, low: np.ndarray, high: np.ndarray, config: Config):
         super().__init__()
@@ -96,96 +81,68 @@ class Actor(nn.Module):
             nn.Linear(400, 300), norm(300), nn.ReLU(),
             nn.Linear(300, len(low)), nn.Tanh(),
         )  # fmt: skip
-        uniform_(self.layers[-2], config.final_layer_bound)
-        self.register_buffer("centre", torch.from_numpy((high + low) / 2))
-        self.register_buffer("reach", torch.from_numpy((high - low) / 2))
+        self.register_buffer("centre", torch.from_numpy((high + low) / 2))  # of the environment's actions
+        self.register_buffer("reach", torch.from_numpy((high - low) / 2))  # to both sides
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """(B, stack, *obs_shape) float32 -> (B, A) in [-1, 1]."""
         return self.layers(states)
 
 
 class Critic(nn.Module):
-    """Q(s, a). Section 7: 400 and 300 units; the action enters at the second hidden layer; batch normalisation before it.
-
-    The second layer is one of 400 + A inputs, its columns for the action apart: so the gradient in the action needs none of
-    the others.
-    """
+    """Q(s, a). Section 7: 400 and 300 units; the action enters at the second layer; batch normalisation before it."""
 
     def __init__(self, inputs: int, num_actions: int, config: Config):
         super().__init__()
         norm = nn.BatchNorm1d if config.batch_norm else nn.Identity
-        self.first = nn.Sequential(
-            nn.Flatten(), norm(inputs), nn.Linear(inputs, 400), norm(400), nn.ReLU()
-        )  # fmt: skip
-        self.second, self.second_action = nn.Linear(400, 300), nn.Linear(num_actions, 300, bias=False)
-        self.value = nn.Linear(300, 1)
-        for layer in (self.second, self.second_action):
-            uniform_(layer, 1 / math.sqrt(400 + num_actions))
-        uniform_(self.value, config.final_layer_bound)
+        self.first = nn.Sequential(nn.Flatten(), norm(inputs), nn.Linear(inputs, 400), norm(400), nn.ReLU())
+        self.second, self.value = nn.Linear(400 + num_actions, 300), nn.Linear(300, 1)
 
-    def forward(self, states: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
         """(B, stack, *obs_shape) float32, (B, A) float32 in [-1, 1] -> (B,)."""
-        hidden = F.relu(self.second(self.first(states)) + self.second_action(actions))
+        hidden = F.relu(self.second(torch.cat([self.first(states), actions], 1)))
         return self.value(hidden).squeeze(1)
 
 
-class Networks(nn.Module):
-    """The actor and the critic: what is trained, and what the targets are of."""
+def make_network(config: Config, envs) -> nn.ModuleDict:
+    """The actor and the critic for these environments' observations and actions: what is trained, and what the targets are of.
 
-    def __init__(self, actor: Actor, critic: Critic):
-        super().__init__()
-        self.actor, self.critic = actor, critic
-
-
-def make_network(config: Config, envs) -> Networks:
-    """The networks for these environments' observations and actions."""
+    PyTorch's initialisation is the paper's, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), but for the last layers (Section 7).
+    """
     inputs = config.stack * int(np.prod(envs.obs_shape))
     actor = Actor(inputs, *envs.action_bounds, config)
-    return Networks(actor, Critic(inputs, envs.num_actions, config))
+    critic = Critic(inputs, envs.num_actions, config)
+    for parameter in [*actor.layers[-2].parameters(), *critic.value.parameters()]:
+        nn.init.uniform_(parameter, -config.final_layer_bound, config.final_layer_bound)
+    return nn.ModuleDict({"actor": actor, "critic": critic})
 
 
 # --- learning rule ---
 
 
-def q_targets(
-    rewards: torch.Tensor, next_values: torch.Tensor, terminals: torch.Tensor, discount: float
-) -> torch.Tensor:
+def q_targets(rewards: Tensor, next_values: Tensor, terminals: Tensor, discount: float) -> Tensor:
     """Equation 5: y = r, or r + discount Q'(s', mu'(s')) where the episode goes on. All (B,)."""
     return rewards + discount * next_values * ~terminals
 
 
-def policy_gradient(actor: Actor, critic: Critic, states: torch.Tensor) -> torch.Tensor:
-    """Equation 6: adds the mean of -dQ/da dmu/dtheta at a = mu(s) to the actor's gradient, and nothing to the critic's.
-
-    Returns the mean of Q(s, mu(s)), a scalar.
-    """
-    actions = actor(states)
-    values = critic(states, actions)
-    (climb,) = torch.autograd.grad(values.sum(), actions)
-    actions.backward(climb / -len(states))
-    return values.detach().mean()
+def policy_gradient(actor: Actor, critic: Critic, states: Tensor) -> Tensor:
+    """Equation 6: adds the gradient of -Q(s, mu(s)) to the actor's, and nothing to the critic's; returns the mean Q, a scalar."""
+    value = critic(states, actor(states)).mean()
+    (-value).backward(inputs=list(actor.parameters()))
+    return value.detach()
 
 
 @torch.no_grad()
-def soft_update(targets: list[torch.Tensor], sources: list[torch.Tensor], rate: float) -> None:
+def soft_update(targets: list[Tensor], sources: list[Tensor], rate: float) -> None:
     """theta' <- tau theta + (1 - tau) theta'."""
     for target, source in zip(targets, sources, strict=True):
         target.lerp_(source, rate)
 
 
-def noise_after(noise: torch.Tensor, rng: np.random.Generator, config: Config) -> torch.Tensor:
+def noise_after(noise: Tensor, rng: np.random.Generator, config: Config) -> Tensor:
     """The Ornstein-Uhlenbeck process, one step on: x + theta (0 - x) dt + sigma sqrt(dt) N(0, 1); (N, A) float64."""
     c, drawn = config, torch.from_numpy(rng.standard_normal(noise.shape))
     return noise - c.noise_theta * c.noise_step * noise + c.noise_sigma * math.sqrt(c.noise_step) * drawn
-
-
-def adam(net: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> torch.optim.Adam:
-    """Adam of a network's weights as one vector; weight_decay times the weights is added to their gradient."""
-    weights, gradient = flatten_parameters(net)
-    vector = nn.Parameter(weights)
-    vector.grad = gradient
-    return torch.optim.Adam([vector], learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def by_minibatch(net: nn.Module, remembered: bool) -> None:
@@ -197,20 +154,16 @@ def by_minibatch(net: nn.Module, remembered: bool) -> None:
 
 
 def update(
-    nets: Networks, bootstrap: Networks, optimisers: dict[str, torch.optim.Adam], batch: Batch, config: Config
-) -> torch.Tensor:
-    """One step of critic and actor; returns the critic's loss and the mean of Q(s, mu(s)), (2,).
-
-    Each network normalises by the moments of the minibatch that it is given: running ones are for acting (Section 3). Those of the
-    networks that learn take their share once an update, from its states.
-    """
+    nets: nn.ModuleDict, bootstrap: nn.ModuleDict, optimisers: dict[str, torch.optim.Adam], batch: Batch, config: Config
+) -> Tensor:  # fmt: skip
+    """One step of critic and actor; returns the critic's loss and the mean of Q(s, mu(s)), (2,)."""
+    # Running moments are for acting (Section 3); those of the networks that learn take their share once, from the states
     by_minibatch(bootstrap, remembered=False)
     with torch.no_grad():
         next_values = bootstrap.critic(batch.next_states, bootstrap.actor(batch.next_states))
         targets = q_targets(batch.rewards, next_values, batch.terminals, config.discount)
-    # Equation 4
     by_minibatch(nets, remembered=True)
-    loss = F.mse_loss(nets.critic(batch.states, batch.actions), targets)
+    loss = F.mse_loss(nets.critic(batch.states, batch.actions), targets)  # Equation 4
     optimisers["critic"].zero_grad(set_to_none=False)
     loss.backward()
     optimisers["critic"].step()
@@ -227,6 +180,7 @@ def update(
 
 def train(config: Config, run: Run) -> None:
     """The whole training: Algorithm 1, evaluation phases, and the networks that are kept."""
+    torch.set_flush_denormal(True)  # decay draws weights to 0, and a CPU is many times slower just above it
     c, rng = config, np.random.default_rng(run.seed)
     envs = make_envs(c, run.task, c.num_envs, run.seed)
     # Randomly initialise critic Q and actor mu, target networks Q' and mu' with the same weights, and replay buffer R
@@ -245,11 +199,9 @@ def train(config: Config, run: Run) -> None:
     noise = torch.zeros((c.num_envs, envs.num_actions), dtype=torch.float64)
     sums = torch.zeros(2, device=run.device)  # of what updates returned, since the last evaluation phase
     progress = Progress()
-    resumed = run.resume(
-        progress, rng=rng, envs=envs, replay=replay, nets=nets, targets=targets, best=best, noise=noise, metrics=sums,
-        **optimisers,
-    )  # fmt: skip
-    if not resumed:
+    if not run.resume(
+        progress, rng=rng, envs=envs, replay=replay, nets=nets, targets=targets, best=best, noise=noise, metrics=sums, **optimisers
+    ):  # fmt: skip
         replay.begin_episodes(envs.reset())
     mu, in_bounds = deterministic(nets.actor)
 
@@ -288,7 +240,7 @@ def train(config: Config, run: Run) -> None:
 # --- evaluation and command line ---
 
 
-def make_policy(nets: Networks, config: Config) -> Policy:
+def make_policy(nets: nn.ModuleDict, config: Config) -> Policy:
     """What is evaluated: mu(s), without noise."""
     mu, in_bounds = deterministic(nets.actor)
     return lambda states, rngs: in_bounds(mu(states))

@@ -49,7 +49,7 @@ class Training(Probe):
         say(f"training on {TASK} for {self.settings['training_steps']:,} agent steps")
 
 
-def trained(training_steps: int, seed: int) -> tuple[train.Networks, papers.Resolved]:
+def trained(training_steps: int, seed: int) -> tuple[torch.nn.ModuleDict, papers.Resolved]:
     """The last networks of a training by `train.py`, and what it was."""
     never = {"training_steps": training_steps, "evaluation_period": training_steps + 1}
     resolved = papers.resolve("ddpg", None, TASK, "paper", never)
@@ -77,7 +77,7 @@ def returns_after(rewards: np.ndarray, discount: float) -> np.ndarray:
 
 @torch.no_grad()
 def values_and_returns(
-    nets: train.Networks, envs: ReplayableEnvs, tail: int, discount: float
+    nets: torch.nn.ModuleDict, envs: ReplayableEnvs, tail: int, discount: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Q(s, mu(s)) and the return observed, of each state of one episode in each environment, (T N,) both.
 

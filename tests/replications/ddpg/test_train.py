@@ -21,10 +21,9 @@ from common.runs import command_line
 from common.runs.provenance import modules_that_count
 from common.runs.run import Run
 from replications.ddpg import train as ddpg
-from replications.ddpg.acting import deterministic, in_torch
+from replications.ddpg.plumbing import adam, deterministic, in_torch
 from replications.ddpg.train import (
     Config,
-    adam,
     make_network,
     make_policy,
     noise_after,
@@ -56,7 +55,7 @@ def count(*modules) -> int:
 def test_parameter_counts_of_three_numbers_and_one_action():
     nets = make_network(PLAIN, spaces(1, (3,), continuous=True))
     assert count(nets.actor) == 122_201
-    assert count(nets.critic.second, nets.critic.second_action) == 401 * 300 + 300 == 120_600
+    assert count(nets.critic.second) == 401 * 300 + 300 == 120_600
     assert count(nets.critic) == 4 * 400 + 120_600 + 301
     normed = make_network(PAPER, spaces(1, (3,), continuous=True))
     assert count(normed.actor) - count(nets.actor) == 2 * (3 + 400 + 300)
@@ -76,9 +75,6 @@ def test_initial_weights():
         assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
         assert bias.abs().max() <= bound * (1 + 1e-6)
         assert bias.any()
-    weight = c.second_action.weight.detach()
-    assert 0.97 * 406**-0.5 < weight.abs().max() <= 406**-0.5
-    assert c.second_action.bias is None
 
 
 @pytest.mark.parametrize("config", [PAPER, PLAIN])
@@ -353,7 +349,7 @@ def test_ablations_are_those_of_figure_2():
 
 def test_ppo_does_not_count_the_replay_memory_as_its_code():
     assert "common.learning.replay" in modules_that_count("replications.ddpg.train")
-    assert "replications.ddpg.acting" in modules_that_count("replications.ddpg.train")
+    assert "replications.ddpg.plumbing" in modules_that_count("replications.ddpg.train")
     assert "common.learning.replay" not in modules_that_count("replications.ppo.train")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from replications.ddpg.train import Config, Networks
+from replications.ddpg.train import Config
 
 Tensors = dict[str, torch.Tensor]
 
@@ -17,7 +17,7 @@ def doubles(nets: torch.nn.Module) -> Tensors:
 class Twin:
     """The networks that learn, those that are bootstrapped from, and Adam's moments, by parameter name."""
 
-    def __init__(self, nets: Networks, targets: Networks, config: Config):
+    def __init__(self, nets: torch.nn.ModuleDict, targets: torch.nn.ModuleDict, config: Config):
         self.config, self.net, self.target = config, doubles(nets), doubles(targets)
         self.trained = [name for name, _ in nets.named_parameters()]
         self.moments = {
@@ -55,10 +55,7 @@ class Twin:
         x = self.norm(t, "critic.first.1", s.flatten(1), batch, moved)
         x = x @ t["critic.first.2.weight"].T + t["critic.first.2.bias"]
         x = self.norm(t, "critic.first.3", x, batch, moved).clamp(min=0)
-        weights = torch.cat(
-            [t["critic.second.weight"], t["critic.second_action.weight"]], 1
-        )  # one layer of 400 + A
-        x = (torch.cat([x, a], 1) @ weights.T + t["critic.second.bias"]).clamp(min=0)
+        x = (torch.cat([x, a], 1) @ t["critic.second.weight"].T + t["critic.second.bias"]).clamp(min=0)
         return (x @ t["critic.value.weight"].T + t["critic.value.bias"])[:, 0]
 
     def adam(self, who: str, loss: torch.Tensor, decay: float, rate: float) -> None:

@@ -1,4 +1,5 @@
-"""The actor of DDPG as a function of NumPy arrays, for one state at a time, where PyTorch needs several times as long."""
+"""What training needs and the paper is not about: Adam of one vector, and the actor as a function of NumPy arrays, for one state
+at a time, where PyTorch needs several times as long."""
 
 from __future__ import annotations
 
@@ -8,7 +9,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.learning.layers import flatten_parameters
+
 Function = Callable[[np.ndarray], np.ndarray]
+
+
+def adam(net: nn.Module, learning_rate: float, weight_decay: float = 0.0) -> torch.optim.Adam:
+    """Adam of a network's weights as one vector; weight_decay times the weights is added to their gradient."""
+    weights, gradient = flatten_parameters(net)
+    vector = nn.Parameter(weights)
+    vector.grad = gradient
+    return torch.optim.Adam([vector], learning_rate, weight_decay=weight_decay, fused=True)
 
 
 def deterministic(actor: nn.Module) -> tuple[Function, Function]:
