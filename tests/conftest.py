@@ -10,6 +10,9 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+import torch
+
 # Whatever the machine says: a mirror that a test leaves open in this process would be the next test's. Tests of the mirror,
 # and those that run the workflow, ask for it in processes of their own.
 os.environ["WANDB_MODE"] = "disabled"
@@ -18,6 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes, two cores
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def _denormal_numbers():
+    """A training of DDPG in this process rounds them to zero for good; the next test finds them as they were."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
