@@ -104,6 +104,11 @@ def frame_count(path: Path) -> int:
         raise _unreadable(path, error) from None
 
 
+def seconds_within(path: Path, size: int) -> float:
+    """How many seconds of a video have `size` bytes, at its mean rate. UserError as above."""
+    return frame_count(path) / frame_rate(path) * size / Path(path).stat().st_size
+
+
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(
         f"{path} cannot be read as a video ({error}); evaluate the run again to have it written anew"

@@ -35,7 +35,7 @@ from safetensors.torch import save as save_tensors
 from common.errors import UserError, run_main
 from common.evaluation import protocol as final_evaluation
 from common.evaluation.filming import FILE
-from common.evaluation.video import cut
+from common.evaluation.video import cut, seconds_within
 from common.files import write_file, write_json
 from common.papers import NAME, REPLICATIONS, SIZE, as_text, is_overridden, recorded_dir
 from common.runs.description import given_settings
@@ -45,8 +45,9 @@ LOGS = ("curve.csv", "episodes.csv", "timing.csv")
 MEASURES = ("measures.json", "points.csv")  # of a task with claims, which has no evaluation
 LEFT = ("model.safetensors", "board.json")  # what some tasks with claims leave besides; kept for one seed
 VIDEOS, VIDEO_SECONDS = ("episode.mp4", "best.mp4"), 45
-EPISODES_BYTES = 200_000  # a longer episodes.csv is thinned,
-WHOLE_ROWS = 1000  # but for its last rows: scores over the last training episodes stay exact
+VIDEO_BYTES = 70_000  # or so; a film of more is cut shorter. 45 seconds of an Atari game have less
+EPISODES_BYTES = 40_000  # a longer episodes.csv is thinned,
+WHOLE_ROWS = 200  # but for its last rows: scores over the last 100 training episodes stay exact
 SAME = ("paper", "variant", "task", "budget", "settings")
 SAME_CODE = {
     "code_sha256": "their code",
@@ -172,8 +173,9 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
 
 def cut_videos(folder: Path) -> None:
     for video in VIDEOS:  # there is no best one where it is no better than the median
-        if (folder / video).exists():
-            cut(folder / video, folder / video, VIDEO_SECONDS)
+        path = folder / video
+        if path.exists():
+            cut(path, path, min(VIDEO_SECONDS, seconds_within(path, VIDEO_BYTES)))
 
 
 def refilm(folder: Path, device: str = "auto") -> Path:
@@ -357,9 +359,8 @@ def _check_evaluation(evaluation: dict) -> None:
         raise ValueError("a score is not a finite number")
     if evaluation.get("protocol", {}).get("score", "evaluation_mean") != "evaluation_mean":
         return  # a score of the training itself
-    if not abs(float(evaluation["score"]) - sum(scores) / len(scores)) <= 1e-6 * (
-        1 + abs(float(evaluation["score"]))
-    ):
+    score = float(evaluation["score"])
+    if not abs(score - sum(scores) / len(scores)) <= 1e-6 * (1 + abs(score)):
         raise ValueError(f"score {evaluation['score']!r} is not the mean of its {len(scores)} episodes")
 
 
@@ -384,9 +385,8 @@ def check_together(runs: Sequence[Finished]) -> None:
     seen: dict[int, Path] = {}
     for run in runs:
         if run.seed in seen:
-            raise UserError(
-                f"{seen[run.seed]} and {run.folder} are both seed {run.seed}; give each seed once"
-            )
+            both = f"{seen[run.seed]} and {run.folder}"
+            raise UserError(f"{both} are both seed {run.seed}; give each seed once")
         seen[run.seed] = run.folder
         for key in SAME:
             if run.run[key] != first.run[key]:
