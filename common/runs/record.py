@@ -2,8 +2,9 @@
 
     ./run python -m common.runs.record results/dqn/pong/hour/seed1 [...]
 
-Give all seeds of one paper, variant, task and size; they replace what was recorded for it. Only the median seed keeps its weights,
-rounded to float16; its evaluation is played anew with those, so that a reader who plays it again gets the recorded episodes.
+Give all seeds of one paper, variant, task and size; they replace what was recorded for it. With --add they join it, if their code is
+the same. Only the median seed keeps its weights, rounded to float16; its evaluation is played anew with those, so that a reader who
+plays it again gets the recorded episodes.
 
     ./run python -m common.runs.record --refilm replications/dqn/recorded/base/pong/hour/seed1
 
@@ -14,22 +15,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import hashlib
-import io
-import json
-import math
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from common.errors import UserError, run_main
@@ -37,57 +31,32 @@ from common.evaluation import protocol as final_evaluation
 from common.evaluation.filming import FILE
 from common.evaluation.video import cut, seconds_within
 from common.files import write_file, write_json
-from common.papers import NAME, REPLICATIONS, SIZE, as_text, is_overridden, recorded_dir
+from common.papers import REPLICATIONS, as_text, is_overridden, recorded_dir
 from common.runs.description import given_settings
+from common.runs.finished import LEFT, SAME_CODE, WITHOUT_WEIGHTS, Finished, read_finished
 from common.say import say
 
-LOGS = ("curve.csv", "episodes.csv", "timing.csv")
-MEASURES = ("measures.json", "points.csv")  # of a task with claims, which has no evaluation
-LEFT = ("model.safetensors", "board.json")  # what some tasks with claims leave besides; kept for one seed
 VIDEOS, VIDEO_SECONDS = ("episode.mp4", "best.mp4"), 45
 VIDEO_BYTES = 70_000  # or so; a film of more is cut shorter. 45 seconds of an Atari game have less
 EPISODES_BYTES = 40_000  # a longer episodes.csv is thinned,
 WHOLE_ROWS = 200  # but for its last rows: scores over the last 100 training episodes stay exact
 SAME = ("paper", "variant", "task", "budget", "settings")
-SAME_CODE = {
-    "code_sha256": "their code",
-    "lock_sha256": "their packages (uv.lock)",
-    "rom_sha256": "their ROM",
-}
 RESULTS_FLAG = re.compile(r" --results(?:=| )\S+")  # where it lay on its machine tells nobody anything
 FIX = "record runs that differ in nothing but the seed, or train the odd one again"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """One finished run, read whole. That of a task with claims has no `evaluation`; its `logs` are MEASURES, and LEFT where it has them."""
-
-    folder: Path
-    run: dict
-    evaluation: dict | None
-    logs: dict[str, bytes]
-    weights: dict[str, torch.Tensor]
-
-    @property
-    def score(self) -> float:
-        return float(self.evaluation["score"]) if self.evaluation else 0.0
-
-    @property
-    def seed(self) -> int:
-        return int(self.run["seed"])
 
 
 def record(
     run_dirs: Sequence[Path],
     *,
+    add: bool = False,
     allow_smoke: bool = False,
     device: str = "auto",
     replications: Path = REPLICATIONS,
 ) -> Path:
     """Records the runs and returns the folder that holds them, one `seed<N>` each.
 
-    The earlier recording stays until the new one is complete. Raises UserError for runs that are not finished, damaged,
-    or do not belong together.
+    add: other seeds that are recorded stay. The earlier recording stays until the new one is complete. Raises UserError for runs that
+    are not finished, damaged, or do not belong together.
     """
     runs = sorted((read_finished(Path(folder)) for folder in run_dirs), key=lambda r: r.seed)
     if not runs:
@@ -108,6 +77,7 @@ def record(
     for run in runs:
         check_settings(run, replications)
         check_committed(run)
+        check_weights(run)
     target = recorded_dir(first["paper"], first["variant"], first["task"], first["budget"], root=replications)
     new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     try:
@@ -115,11 +85,17 @@ def record(
             os.replace(old, target)
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        median = sorted(runs, key=lambda r: (r.score, r.seed))[(len(runs) - 1) // 2]
+        given = {run.seed for run in runs}
+        stay = [read_finished(folder) for folder in sorted(target.glob("seed*"))] if add else []
+        stay = [run for run in stay if run.seed not in given]
+        check_together([*stay, *runs])
+        keeps = nearest_to_median([*stay, *runs])
         for run in runs:
             folder = new / f"seed{run.seed}"
             folder.mkdir(parents=True)
-            write_trimmed(run, folder, with_weights=run is median, device=device)
+            write_trimmed(run, folder, with_weights=run is keeps, device=device)
+        for run in stay:
+            copy_recorded(run, new / f"seed{run.seed}", with_weights=run is keeps)
         if target.exists():
             os.replace(target, old)
         os.replace(new, target)
@@ -136,6 +112,26 @@ def record(
         with contextlib.suppress(OSError):
             target.parent.rmdir()  # only if nothing is in it
     return target
+
+
+def nearest_to_median(runs: Sequence[Finished]) -> Finished:
+    """The run with the median score, or the nearest to it that has its weights."""
+    median = sorted(runs, key=lambda r: (r.score, r.seed))[(len(runs) - 1) // 2]
+    having = [run for run in runs if run.has_weights] or runs
+    return min(having, key=lambda r: (abs(r.score - median.score), r is not median, r.seed))
+
+
+def copy_recorded(run: Finished, folder: Path, with_weights: bool) -> None:
+    """A run that is recorded already, as it is; without its weights and films where another seed keeps them from now on."""
+    shutil.copytree(run.folder, folder)
+    if with_weights or not run.has_weights:
+        return
+    for name in (*LEFT, *VIDEOS, FILE):
+        (folder / name).unlink(missing_ok=True)
+    if run.evaluation is not None:
+        provenance = run.run["provenance"]
+        notes = [*provenance.get("notes", []), WITHOUT_WEIGHTS]
+        write_json(folder / "run.json", run.run | {"provenance": provenance | {"notes": notes}})
 
 
 def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) -> None:
@@ -166,7 +162,7 @@ def write_trimmed(run: Finished, folder: Path, with_weights: bool, device: str) 
         )
     else:
         write_json(folder / "evaluation.json", run.evaluation)
-        notes.append("recorded without its weights, which are kept for the seed with the median score only")
+        notes.append(WITHOUT_WEIGHTS)
     provenance["notes"] = [*provenance.get("notes", []), *notes]
     write_json(folder / "run.json", run.run | {"provenance": provenance})
 
@@ -184,6 +180,7 @@ def refilm(folder: Path, device: str = "auto") -> Path:
     UserError, and nothing changed, where an episode comes out otherwise than recorded or the weights were not kept.
     """
     recorded = read_finished(folder)
+    check_weights(recorded)
     with tempfile.TemporaryDirectory() as room:
         new = Path(room) / folder.name
         shutil.copytree(folder, new)
@@ -245,138 +242,7 @@ def thin(content: bytes) -> tuple[bytes, str | None]:
     return ("\n".join(kept) + "\n").encode(), note
 
 
-# --- reading and checking ---
-
-
-def read_finished(folder: Path) -> Finished:
-    """A finished run. UserError that names the file for one that is missing, damaged or does not fit the others."""
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: there is no such folder; name finished runs, e.g. results/dqn/pong/hour/seed1"
-        )
-    contents = {}
-    claims = any((folder / name).exists() for name in MEASURES)
-    needed = (
-        (*MEASURES, "run.json") if claims else (*LOGS, "model.safetensors", "run.json", "evaluation.json")
-    )
-    for name in needed:
-        path = folder / name
-        try:
-            contents[name] = path.read_bytes()
-        except FileNotFoundError:
-            fix = (
-                f"evaluate it: python -m common.runs.evaluate {folder}"
-                if name == "evaluation.json"
-                else "start the same training again, it goes on from its checkpoint"
-            )
-            raise UserError(f"{path} is missing, so the run is not finished; {fix}") from None
-        except OSError as problem:
-            raise UserError(f"{path} cannot be read ({problem.strerror})") from None
-    if claims:
-        run = _json(
-            folder / "run.json",
-            contents["run.json"],
-            lambda run: _check_run(run, ("settings", "provenance", "cost")),
-        )
-        _json(folder / "measures.json", contents["measures.json"], _check_measures)
-        if not contents["points.csv"].endswith(b"\n"):
-            raise _torn(folder / "points.csv", "its last line is cut off")
-        left = {name: (folder / name).read_bytes() for name in LEFT if (folder / name).exists()}
-        return Finished(folder, run, None, {name: contents[name] for name in MEASURES} | left, {})
-    run = _json(folder / "run.json", contents["run.json"], _check_run)
-    evaluation = _json(folder / "evaluation.json", contents["evaluation.json"], _check_evaluation)
-    for name in LOGS:
-        _check_csv(folder / name, contents[name])
-    try:
-        weights = load_tensors(contents["model.safetensors"])
-    except (SafetensorError, ValueError) as problem:
-        raise _torn(folder / "model.safetensors", problem) from None
-    digest = hashlib.sha256(contents["model.safetensors"]).hexdigest()
-    if evaluation.get("weights_sha256") not in (None, digest):
-        raise UserError(
-            f"{folder / 'evaluation.json'} was made with other weights than {folder / 'model.safetensors'}; "
-            f"evaluate again: python -m common.runs.evaluate {folder}"
-        )
-    for key in ("paper", "variant", "task", "budget", "seed"):
-        if key in evaluation and evaluation[key] != run[key]:
-            raise UserError(
-                f"{folder}: run.json and evaluation.json are of different runs ({key} {run[key]!r} and "
-                f"{evaluation[key]!r}); evaluate again: python -m common.runs.evaluate {folder}"
-            )
-    return Finished(folder, run, evaluation, {name: contents[name] for name in LOGS}, weights)
-
-
-def _torn(path: Path, problem: object) -> UserError:
-    fix = (
-        f"evaluate again: python -m common.runs.evaluate {path.parent}"
-        if path.name == "evaluation.json"
-        else "start the same training again, it writes the file anew"
-    )
-    return UserError(f"{path} is damaged ({problem}); {fix}")
-
-
-def _json(path: Path, content: bytes, check) -> dict:
-    try:
-        value = json.loads(content)
-        check(value)
-        return value
-    except KeyError as missing:
-        raise _torn(path, f"no {missing}") from None
-    except (ArithmeticError, ValueError, TypeError, AttributeError, RecursionError) as problem:
-        raise _torn(path, problem) from None
-
-
-def _check_measures(measures: dict) -> None:
-    if not measures or not all(math.isfinite(value) for value in measures.values()):
-        raise ValueError("a measure is not a finite number, or there is none")
-
-
-def _check_run(
-    run: dict, mappings: Sequence[str] = ("settings", "provenance", "progress", "result", "cost")
-) -> None:
-    for key in ("paper", "task", "variant"):  # they become folders
-        name = run[key]
-        if not (isinstance(name, str) and NAME.fullmatch(name)) and not (key == "variant" and name is None):
-            raise ValueError(f"{key} {name!r} is not a name of a-z, 0-9 and _")
-    if not isinstance(run["budget"], str) or not SIZE.fullmatch(run["budget"]):
-        raise ValueError(f"budget {run['budget']!r} is not one")
-    if type(run["seed"]) is not int or not 0 <= run["seed"] < 2**63:
-        raise ValueError(f"seed {str(run['seed'])[:40]} is not a whole number of 0 or more")
-    for key in mappings:
-        if not isinstance(run[key], dict):
-            raise ValueError(f"{key} is not a mapping")
-    if not isinstance(run["provenance"].get("notes", []), list):
-        raise ValueError("provenance.notes is not a list")
-    for key in SAME_CODE:
-        run["provenance"][key]
-
-
-def _check_evaluation(evaluation: dict) -> None:
-    scores = [float(episode["score"]) for episode in evaluation["episodes"]]
-    if not scores:
-        raise ValueError("no episodes")
-    if not all(map(math.isfinite, [*scores, evaluation["score"]])):
-        raise ValueError("a score is not a finite number")
-    if evaluation.get("protocol", {}).get("score", "evaluation_mean") != "evaluation_mean":
-        return  # a score of the training itself
-    score = float(evaluation["score"])
-    if not abs(score - sum(scores) / len(scores)) <= 1e-6 * (1 + abs(score)):
-        raise ValueError(f"score {evaluation['score']!r} is not the mean of its {len(scores)} episodes")
-
-
-def _check_csv(path: Path, content: bytes) -> None:
-    try:
-        if not content.endswith(b"\n"):
-            raise ValueError("its last line is cut off")
-        rows = list(csv.reader(io.StringIO(content.decode())))
-        for number, row in enumerate(rows[1:], start=2):
-            if len(row) != len(rows[0]):
-                raise ValueError(f"line {number} has {len(row)} cells and the header {len(rows[0])}")
-            for cell in row:
-                if cell:
-                    float(cell)
-    except (ValueError, csv.Error) as problem:
-        raise _torn(path, problem) from None
+# --- checking ---
 
 
 def check_together(runs: Sequence[Finished]) -> None:
@@ -415,6 +281,15 @@ def check_committed(run: Finished) -> None:
         raise UserError(f"{run.folder} was trained with code of no commit; commit it, and train again")
 
 
+def check_weights(run: Finished) -> None:
+    """UserError for a recorded run whose weights were not kept."""
+    if run.evaluation is not None and not run.has_weights:
+        raise UserError(
+            f"{run.folder} was recorded without its weights, which are needed here; name the seed that has them, or "
+            "new runs alone, with --add, and it stays as it is"
+        )
+
+
 def _difference(key: str, a: object, b: object) -> str:
     if isinstance(a, dict) and isinstance(b, dict):
         name = next(k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) or (k in a) != (k in b))
@@ -427,6 +302,7 @@ def main() -> None:
     parser.add_argument(
         "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="all seeds of one task and size"
     )
+    parser.add_argument("--add", action="store_true", help="other seeds that are recorded stay")
     parser.add_argument("--refilm", action="store_true", help="evaluate recorded runs anew, for their films")
     parser.add_argument(
         "--allow-smoke", action="store_true", help="record a smoke run: its scores mean nothing"
@@ -439,7 +315,9 @@ def main() -> None:
         for folder in arguments.run_dirs:
             say(f"filmed anew: {refilm(folder, arguments.device)}")
         return
-    folder = record(arguments.run_dirs, allow_smoke=arguments.allow_smoke, device=arguments.device)
+    folder = record(
+        arguments.run_dirs, add=arguments.add, allow_smoke=arguments.allow_smoke, device=arguments.device
+    )
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     say(
         f"recorded {len(arguments.run_dirs)} runs in {folder} ({size / 1e6:.1f} MB); commit that folder to keep it"

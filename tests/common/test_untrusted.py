@@ -25,8 +25,8 @@ from safetensors.torch import save as save_tensors
 from common import papers
 from common.errors import UserError
 from common.evaluation import protocol as evaluation
-from common.runs import record
 from common.runs.checkpoint import Checkpoints
+from common.runs.finished import read_finished
 from common.workflow import checked_config
 from reports.render import build
 from reports.runs import find_runs
@@ -257,7 +257,7 @@ def test_evaluation_json_when_replayed(copied):
 
 
 def test_run_json_and_evaluation_json_when_recorded(copied):
-    read = lambda: record.read_finished(copied)  # noqa: E731
+    read = lambda: read_finished(copied)  # noqa: E731
     path = copied / "run.json"
     table = {
         "paper": (GONE, None, *NO_NAME), "task": (GONE, None, *NO_NAME), "variant": (GONE, *NO_NAME[:4], SCRIPT, 3, []),
@@ -333,7 +333,7 @@ def test_logs_when_recorded(copied, name):
         good.rstrip("\n").encode() + b",",
         (good + "1,").encode(),
     ]
-    try_all(f"{name}, record", path, bad, lambda: record.read_finished(copied))
+    try_all(f"{name}, record", path, bad, lambda: read_finished(copied))
 
 
 def test_published_csv(toy):
@@ -471,7 +471,7 @@ def test_weights(copied):
     ]  # fmt: skip
     bad = bad_tensors(good) + [save_tensors(tensors) for tensors in other]
     try_all("model.safetensors, evaluation", path, bad, lambda: evaluation.Agent(copied, "cpu"))
-    try_all("model.safetensors, record", path, bad_tensors(good), lambda: record.read_finished(copied))
+    try_all("model.safetensors, record", path, bad_tensors(good), lambda: read_finished(copied))
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from common.errors import UserError
 from common.evaluation import protocol as final_evaluation
 from common.evaluation.video import read_mp4, write_mp4
 from common.runs import record as recording
-from common.runs.record import record
+from common.runs.finished import WITHOUT_WEIGHTS
+from common.runs.record import record, refilm
 
 SCORES = {1: 10.0, 2: 30.0, 3: 20.0}  # seed 3 is the median
 
@@ -206,6 +207,66 @@ def test_recording_again_replaces(tmp_path, replications, evaluated):
     target = record(runs[:1], replications=replications)
     assert [p.name for p in target.iterdir()] == ["seed1"]
     assert (target / "seed1" / "model.safetensors").exists()
+
+
+def test_seeds_that_come_later_join_the_recorded_ones(tmp_path, replications, evaluated):
+    """Score 10, then 30, then 20: the weights of 20 are kept in the end, and nothing else of the first two changes."""
+    runs = [make_run(tmp_path / "results", seed) for seed in (1, 2, 3)]
+    target = record(runs[:1], replications=replications)
+    first = tree(target)
+    assert record(runs[1:2], add=True, replications=replications) == target
+    assert tree(target / "seed1") == {name.removeprefix("seed1/"): content for name, content in first.items()}
+    assert not (target / "seed2" / "model.safetensors").exists()
+    assert notes(target / "seed2") == ["earlier", WITHOUT_WEIGHTS]
+    record(runs[2:], add=True, replications=replications)
+    assert [p.parent.name for p in target.glob("*/model.safetensors")] == ["seed3"]
+    assert [p.parent.name for p in target.glob("*/*.mp4")] == ["seed3"]
+    assert notes(target / "seed1")[-1] == WITHOUT_WEIGHTS
+    scores = {
+        p.name: json.loads((p / "evaluation.json").read_text())["score"] for p in sorted(target.iterdir())
+    }
+    assert scores == {"seed1": 19.0, "seed2": 30.0, "seed3": 19.0}  # 19: with rounded weights
+    # a seed that is given again takes the place of its recorded one
+    record(runs[:1], add=True, replications=replications)
+    assert sorted(p.name for p in target.iterdir()) == ["seed1", "seed2", "seed3"]
+    assert json.loads((target / "seed1" / "evaluation.json").read_text())["score"] == 10.0
+
+
+def test_where_the_median_seed_has_no_weights_the_nearest_keeps_them(tmp_path, replications, evaluated):
+    runs = [make_run(tmp_path / "results", seed, score) for seed, score in ((1, 10.0), (2, 30.0), (3, 90.0))]
+    target = record(runs[:2], replications=replications)
+    record(runs[2:], add=True, replications=replications)  # 30 is the median, whose weights are gone
+    assert [p.parent.name for p in target.glob("*/model.safetensors")] == ["seed1"]
+
+
+def test_later_seeds_of_other_code_are_refused(tmp_path, replications, evaluated):
+    runs = [make_run(tmp_path / "results", seed) for seed in (1, 2)]
+    target = record(runs[:1], replications=replications)
+    before = tree(target)
+    run = json.loads((runs[1] / "run.json").read_text())
+    run["provenance"]["code_sha256"] = "f" * 64
+    (runs[1] / "run.json").write_text(json.dumps(run))
+    with pytest.raises(UserError, match=r"differ in their code.*ffffffffffff"):
+        record(runs[1:], add=True, replications=replications)
+    assert tree(target) == before
+
+
+def test_a_recorded_run_without_weights_is_no_new_one(tmp_path, replications, evaluated):
+    runs = [make_run(tmp_path / "results", seed) for seed in (1, 2)]
+    target = record(runs, replications=replications)
+    before = tree(target)
+    for act in (
+        lambda: record([target / "seed2"], replications=replications),
+        lambda: refilm(target / "seed2"),
+    ):
+        with pytest.raises(UserError, match=r"seed2 was recorded without its weights.*--add"):
+            act()
+    (target / "seed1" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        record([target / "seed1"], replications=replications)
+    assert tree(target / "seed2") == {
+        n.removeprefix("seed2/"): c for n, c in before.items() if n.startswith("seed2")
+    }
 
 
 def test_long_episode_logs_are_thinned_and_say_so(tmp_path, replications, evaluated):
