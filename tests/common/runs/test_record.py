@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from common.errors import UserError
 from common.evaluation import protocol as final_evaluation
 from common.evaluation.video import read_mp4, write_mp4
+from common.papers import REPLICATIONS
 from common.runs import record as recording
 from common.runs.finished import WITHOUT_WEIGHTS
 from common.runs.record import record, refilm
@@ -427,3 +428,9 @@ def test_no_recorded_run_names_a_folder_of_its_machine():
     files = list((Path(__file__).resolve().parents[3] / "replications").glob("*/recorded/**/run.json"))
     assert files
     assert [file for file in files if "--results" in file.read_text()] == []
+
+
+def test_all_recorded_runs_together_are_small():
+    """They travel with the repository: 60 MB for all papers."""
+    sizes = [path.stat().st_size for path in REPLICATIONS.glob("*/recorded/**/*") if path.is_file()]
+    assert 1e6 < sum(sizes) < 60e6
