@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import fcntl
@@ -538,7 +539,16 @@ def test_tee_and_the_mirror_die_in_mid_training(tmp_path):
             ["bash", "-c", shell], cwd=provenance.ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
             env=environment() | {"WANDB_MODE": "offline"},
         )  # fmt: skip
-        of = lambda: {p.name()[:5]: p for p in psutil.Process(process.pid).children(recursive=True)}  # noqa: E731
+
+        def of() -> dict[str, psutil.Process]:
+            found = {}
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(
+                    psutil.NoSuchProcess
+                ):  # one that asked git for the commit, and is gone
+                    found[child.name()[:5]] = child
+            return found
+
         assert wait_for(lambda: "wandb" in of() and list(tmp_path.glob("**/live/episodes.csv")), 120)
         live = next(tmp_path.glob("**/live/episodes.csv"))
         grows(live)
