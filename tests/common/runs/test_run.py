@@ -543,9 +543,7 @@ def test_tee_and_the_mirror_die_in_mid_training(tmp_path):
         def of() -> dict[str, psutil.Process]:
             found = {}
             for child in psutil.Process(process.pid).children(recursive=True):
-                with contextlib.suppress(
-                    psutil.NoSuchProcess
-                ):  # one that asked git for the commit, and is gone
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
                     found[child.name()[:5]] = child
             return found
 
