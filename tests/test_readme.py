@@ -83,6 +83,10 @@ def speed_rows() -> list[str]:
         f"| DQN | {m('dqn_steps_per_second'):.0f} agent steps/s | {times('dqn_over_sb3')} |",
         f"| PPO, as in the released code (`ppo2`) | {m('ppo2_steps_per_second'):.0f} agent steps/s | {times('ppo_over_sb3')} |",
         f"| PPO and A3C, the papers' small network | {m('ppo_steps_per_second'):.0f} and {m('a3c_steps_per_second'):.0f} agent steps/s | |",
+        f"| PPO on HalfCheetah and Hopper, one thread | {m('ppo_half_cheetah_steps_per_second'):.0f} and "
+        f"{m('ppo_hopper_steps_per_second'):.0f} agent steps/s | {times('ppo_half_cheetah_over_sb3')}, {times('ppo_hopper_over_sb3')} |",
+        f"| DDPG on HalfCheetah, one thread | {m('ddpg_steps_per_second'):.0f} agent steps/s | {times('ddpg_over_sb3')} |",
+        f"| DQN's variant `fast` | {m('dqn_fast_steps_per_second'):.0f} agent steps/s | {m('dqn_fast_over_dqn'):.2f} times DQN's as in the paper |",
         f"| our environments | | {m('env_over_bare'):.2f} of the bare emulator's rate |",
         f"| a million transitions | {held:.2f} GB and {m('replay_slack_gb_per_million'):.2f} GB of slack | "
         f"Stable-Baselines3: {m('sb3_replay_gb_per_million'):.1f} GB |",
