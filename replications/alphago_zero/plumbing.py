@@ -149,6 +149,9 @@ class Log:
         }  # fmt: skip
         for name, value in row.items():
             self.rows.setdefault(name, []).append(float(value))
+        say(
+            f"{games:,} games of self-play: Black's share {row['black_share']:.2f}, {row['moves']:.0f} moves, loss {row['loss']:.2f}"
+        )
 
     def state_dict(self) -> dict:
         return {"rows": self.rows, "kept": self.kept, "without": self.without, "games": self.games}

@@ -404,6 +404,25 @@ def test_a_contest_alternates_colours_and_counts_for_the_first_player():
     assert opponents.contest(game, [First(), First()], 2, alternate=False)[0].tolist() == [1, 1]
 
 
+def test_the_move_that_repeats_a_board_ends_the_game_and_is_told_to_nobody():
+    """GNU Go refuses such a move; here it is a draw."""
+    line, told = [5, 3, 1, 4, 0, 2, 1], []
+
+    class Scripted:
+        def start(self, game, games):
+            pass
+
+        def choose(self, g):
+            return np.array([line[len(told)]])
+
+        def played(self, g, action):
+            told.append(action)
+
+    scripted = Scripted()
+    results, moves = opponents.contest(Game("go", 3, 8.5), [scripted, scripted], 1)
+    assert (results.tolist(), moves, told) == ([0], [line], line[:-1])
+
+
 def test_the_search_never_loses_tic_tac_toe_to_random_play():
     """Even without a trained network, 200 simulations do not."""
 
