@@ -38,10 +38,9 @@ def contest(
             for g, action in zip(mine, player.choose(mine) if len(mine) else (), strict=True):
                 states[g].apply_action(int(action))
                 moves[g].append(int(action))
+                # not told what ends a game: GNU Go would refuse to repeat a board, which is a draw here
                 for other in both if not states[g].is_terminal() else ():
-                    other.played(
-                        g, int(action)
-                    )  # not what ends a game: GNU Go would refuse a repeated board, a draw here
+                    other.played(g, int(action))
     results = np.array([winner(state) for state in states])
     return results * (1 - 2 * (np.arange(games) % 2 * alternate)), moves
 
