@@ -177,7 +177,7 @@ class Needs:
             f"    the longest run takes {number(longest / 3600)} hours, the largest {number(memory / 1000)} GB of memory",
         ]
         source = "finished runs in the folder of results, else the table common/runs/costs.yaml" if scaled else (
-            "the table common/runs/costs.yaml (two cores of an AMD EPYC); finished runs in the folder of results would tell more"
+            "the table common/runs/costs.yaml (a core or two, without a GPU); finished runs in the folder of results would tell more"
         )  # fmt: skip
         lines.append(f"    by the rates of {source}")
         if unmeasured_gpu:

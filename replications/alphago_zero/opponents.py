@@ -109,7 +109,9 @@ class GnuGo:
         while process.stdout.readline().strip():
             pass
         if not answer.startswith("="):
-            raise UserError(f"GNU Go answers {command!r} with {answer.strip()!r}; version 3.8 is needed")
+            raise UserError(
+                f"GNU Go answers {command!r} with {answer.strip()!r}; this is written for its version 3.8"
+            )
         return answer[1:].strip()
 
     def choose(self, g: np.ndarray) -> np.ndarray:
