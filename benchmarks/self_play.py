@@ -1,8 +1,8 @@
 """How many games AlphaGo Zero plays against itself in a second: 5x5, 64 simulations a move, 4 blocks of 32 filters.
 
-    ./run python -m benchmarks.self_play [--workers 2] [--seconds 60]
+    ./run python -m benchmarks.self_play [--workers 2] [--seconds 60] [--out benchmarks/self_play.json]
 
-The network is untrained and nobody resigns, so games are as long as in early training. Prints JSON; writes nothing.
+The network is untrained and nobody resigns, so games are as long as in early training. Prints JSON; writes it only with --out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 import psutil
 import torch
@@ -68,8 +69,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--warm-up", type=float, default=60.0)
+    parser.add_argument("--out", type=Path, help="a file for the figures")
     arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.workers, arguments.seconds, arguments.warm_up), indent=1))
+    found = json.dumps(measure(arguments.workers, arguments.seconds, arguments.warm_up), indent=1)
+    print(found)
+    if arguments.out:
+        arguments.out.write_text(found + "\n")
 
 
 if __name__ == "__main__":

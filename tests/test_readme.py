@@ -78,6 +78,7 @@ def speed_rows() -> list[str]:
         low, high = found[name]["spread"]
         return f"{m(name):.2f} times Stable-Baselines3's ({low:.2f} to {high:.2f})"
 
+    go = json.loads((ROOT / "benchmarks" / "self_play.json").read_text())
     held = m("replay_gb_per_million") - m("replay_slack_gb_per_million")
     return [
         f"| DQN | {m('dqn_steps_per_second'):.0f} agent steps/s | {times('dqn_over_sb3')} |",
@@ -87,6 +88,7 @@ def speed_rows() -> list[str]:
         f"{m('ppo_hopper_steps_per_second'):.0f} agent steps/s | {times('ppo_half_cheetah_over_sb3')}, {times('ppo_hopper_over_sb3')} |",
         f"| DDPG on HalfCheetah, one thread | {m('ddpg_steps_per_second'):.0f} agent steps/s | {times('ddpg_over_sb3')} |",
         f"| DQN's variant `fast` | {m('dqn_fast_steps_per_second'):.0f} agent steps/s | {m('dqn_fast_over_dqn'):.2f} times DQN's as in the paper |",
+        f"| AlphaGo Zero against itself, Go on 5x5 | {go['games_per_second']:.1f} games/s of {go['moves_per_game']:.0f} moves | |",
         f"| our environments | | {m('env_over_bare'):.2f} of the bare emulator's rate |",
         f"| a million transitions | {held:.2f} GB and {m('replay_slack_gb_per_million'):.2f} GB of slack | "
         f"Stable-Baselines3: {m('sb3_replay_gb_per_million'):.1f} GB |",
