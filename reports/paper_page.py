@@ -225,12 +225,11 @@ def summary_of(cells: Sequence[Cell]) -> dict | None:
             "name": name, "ours": format_percent(value), "theirs": format_percent(theirs) if theirs is not None else "",
             "interval": f"{format_percent(interval[0])} to {format_percent(interval[1])}" if interval else "one seed a game",
         })  # fmt: skip
-    curve = [
-        (float(x), y, y, y)
-        for x, y in zip(LEVELS, aggregates.performance_profile(scores, LEVELS), strict=True)
-    ]
+    profile = aggregates.performance_profile(scores, LEVELS)
+    curve = [(float(x), *map(float, point)) for x, point in zip(LEVELS, profile, strict=True)]
     figure = {"title": "Performance profile", "x": "human-normalised score", "y": "share of runs above it"}
-    return {"rows": rows, "games": len(scored), "profile": draw(figure, {"ours": curve}, 220)}
+    return {"rows": rows, "games": len(scored), "profile": draw(figure, {"ours": curve}, 220),
+            "band": any(len(values) > 1 for values in scores)}  # fmt: skip
 
 
 def outcomes_of(paper: papers.Paper, variant: str, cells: Mapping[str, Cell]) -> list[dict]:

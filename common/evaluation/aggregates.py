@@ -92,7 +92,17 @@ def with_interval(
     return value, interval(statistic(drawn_again(arrays, repetitions)))
 
 
-def performance_profile(scores: Sequence[Sequence[float]], levels: Sequence[float]) -> np.ndarray:
-    """The share of runs above each level, tasks weighing the same, (levels,)."""
-    arrays = checked(scores)
-    return np.array([mean([(runs > level).astype(float) for runs in arrays]) for level in levels])
+def share_of_runs_above(level: float) -> Statistic:
+    """The share of runs above `level`, tasks weighing the same."""
+    return lambda scores: mean([(runs > level).astype(float) for runs in scores])
+
+
+def performance_profile(
+    scores: Sequence[Sequence[float]], levels: Sequence[float], repetitions: int = REPETITIONS
+) -> np.ndarray:
+    """The share of runs above each level and its interval's ends, (levels, 3), each level for itself.
+
+    The ends are the share itself where no task has two runs.
+    """
+    found = [with_interval(scores, share_of_runs_above(level), repetitions) for level in levels]
+    return np.array([(share, *(ends or (share, share))) for share, ends in found])

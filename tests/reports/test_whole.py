@@ -439,6 +439,9 @@ def test_the_performance_profile_is_the_share_of_runs_above_each_level(toy, whol
     paper_page.render_paper("toy", toy / "results", toy / "toy.html")
     (curve,) = figures
     above = {round(x, 2): y for x, y, *_ in curve}
+    ends = {round(x, 2): (low, high) for x, _, low, high in curve}
+    assert ends[1.6][0] == 0.0 < above[1.6] < ends[1.6][1]
+    assert "Band: 95 % interval at each score" in (toy / "toy.html").read_text()
     assert above[0.0] == pytest.approx((1 + 1 / 2) / 2)  # each game weighs the same
     assert above[0.95] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert above[1.6] == pytest.approx(1 / 4)

@@ -115,9 +115,21 @@ def test_runs_are_drawn_within_their_task():
 
 
 def test_a_performance_profile_falls_from_all_runs_to_none():
-    assert aggregates.performance_profile(RUNS, [-1, 0.25, 1.5, 5]).tolist() == pytest.approx(
-        [1, (0.5 + 1 + 1) / 3, (0.5 + 1 / 3) / 3, 0]
-    )
+    found = aggregates.performance_profile(RUNS, [-1, 0.25, 1.5, 5])
+    assert found[:, 0].tolist() == pytest.approx([1, (0.5 + 1 + 1) / 3, (0.5 + 1 / 3) / 3, 0])
+
+
+def test_a_performance_profile_has_the_stratified_bootstrap_s_interval_at_each_level():
+    coin = np.array(
+        [0.0] * 8 + [1.0] * 8
+    )  # of 16 runs half are above 0.5: a binomial share, whose ends are known
+    (everywhere, half), (nowhere,) = np.split(aggregates.performance_profile([coin, coin], [-1, 0.5, 2]), [2])
+    assert everywhere.tolist() == [1, 1, 1]
+    assert nowhere.tolist() == [0, 0, 0]
+    spread = 1.96 * 0.5 / np.sqrt(32)
+    assert half.tolist() == pytest.approx([0.5, 0.5 - spread, 0.5 + spread], abs=0.03)
+    single = aggregates.performance_profile([np.array([0.2]), np.array([0.8])], [0.5])
+    assert single.tolist() == [[0.5, 0.5, 0.5]]  # one run a task: nothing is known of the spread
 
 
 @pytest.mark.parametrize("scores", [[], [np.array([])], [np.array([1.0, np.nan])]])
