@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.errors import run_main
+from common.errors import UserError, run_main
 from common.evaluation.protocol import evaluate_run
 from common.runs import tracking
 
@@ -20,6 +20,10 @@ def main() -> None:
     parser.add_argument("run_dir", type=Path, help="a finished run, e.g. results/dqn/pong/hour/seed1")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     arguments = parser.parse_args()
+    if (measures := arguments.run_dir / "measures.json").exists():
+        raise UserError(
+            f"{arguments.run_dir} is of a task with claims and needs no evaluation: {measures.name} holds what it measured"
+        )
     tracking.mode()
     evaluate_run(arguments.run_dir, arguments.device)
     tracking.final(arguments.run_dir)
