@@ -8,7 +8,7 @@ import statistics as st
 import time
 from collections.abc import Sequence
 
-from common.evaluation.statistics import DASH, as_printed
+from common.evaluation.statistics import DASH, as_printed, seed_interval
 from common.evaluation.verdict import Judged
 from common.papers import Claim
 from reports.boards import read_boards
@@ -21,6 +21,7 @@ WORDS = {"holds": ("holds", "good"), "fails": ("fails", "bad"), "open": ("open",
 
 
 ROUNDING = 1e-6  # of a measure's value; another machine's arithmetic differs by less
+FEW = 5  # seeds that are told one by one
 CHECK_SECONDS = 90  # a recorded seed that took longer is not run again for a page
 
 
@@ -48,6 +49,19 @@ def claim_rows(target: PageTarget, judged: Sequence[Judged], finished: Sequence[
                 "factor": claim.factor, "ours": bound_is_ours(claim),
             }
         )  # fmt: skip
+    return rows
+
+
+def also_rows(target: PageTarget, finished: Sequence[SeedRun]) -> list[dict]:
+    """What is shown beside the claims, as far as every seed has it."""
+    rows = []
+    for also in target.task.also:
+        values = [run.measures[also["measure"]] for run in finished if also["measure"] in run.measures]
+        if values and len(values) == len(finished):
+            mean, seeds = measured(seed_interval(values))
+            if 1 < len(values) <= FEW and len(set(values)) > 1:  # the seeds say more than a Student interval
+                mean, seeds = number(st.mean(values)), ", ".join(map(number, values))
+            rows.append({"statement": also["statement"], "mean": mean, "seeds": seeds})
     return rows
 
 
@@ -95,6 +109,7 @@ def details(target: PageTarget, runs: Sequence[SeedRun], judged: Sequence[Judged
     return {
         "notes": [],
         "claims": claim_rows(target, judged, finished) if judged else [],
+        "also": also_rows(target, finished) if judged else [],
         "figures": figures_of(target, finished) if judged else [],
         "cost": [(r.seed, duration(r.run["cost"]["seconds"]), _memory(r)) for r in finished],
         "check": None,

@@ -107,6 +107,7 @@ class Task:
     constants: tuple[Constant, ...] = ()  # of a script of its own
     deviations: tuple[dict, ...] = ()  # what, reason, source: of this task alone
     claims: tuple[Claim, ...] = ()
+    also: tuple[dict, ...] = ()  # measure, statement: shown beside the claims, with no bound and no verdict
     figures: tuple[dict, ...] = ()  # name, title, x, y, log_x, log_y
 
     @property

@@ -88,7 +88,7 @@ def _task(
         )
     for key, needed in (
         ("game", "atari"), ("env_id", "gym"), ("script", "claims"), ("claims", "claims"), ("constants", "claims"),
-        ("figures", "claims"),
+        ("also", "claims"), ("figures", "claims"),
     ):  # fmt: skip
         if key in entry and kind != needed:
             raise UserError(
@@ -132,6 +132,7 @@ def _task(
         constants=constants_by_kind(entry.get("constants", ()), (kind,), data, folder / "paper.yaml")[kind],
         deviations=tuple(entry.get("deviations", ())),
         claims=_claims(entry.get("claims", ()), where),
+        also=tuple(entry.get("also", ())),
         figures=tuple(entry.get("figures", ())),
     )
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -85,6 +86,27 @@ def test_a_claim_that_fails_is_named(tmp_path):
     row = text[text.index('data-claim="row_3_single"') :].split("</tr>")[0]
     assert 'data-key="fails"' in row
     assert "3.202" in row
+
+
+def test_what_no_claim_is_about_is_shown_beside_the_claims_where_every_seed_has_it(tmp_path, monkeypatch):
+    also = tuple({"measure": name, "statement": f"of {name}"} for name in ("shared", "once", "equal"))
+    read = claims_page.also_rows
+    monkeypatch.setattr(
+        claims_page, "also_rows",
+        lambda target, finished: read(replace(target, task=replace(target.task, also=also)), finished),
+    )  # fmt: skip
+    for seed in (1, 2, 3):
+        more = {"shared": seed / 2, "equal": 7.0} | ({"once": 1.0} if seed == 2 else {})
+        write_run(tmp_path, seed, measures=GOOD | more)
+    text, head = page(tmp_path)
+    assert head[0] == "replicated"  # no verdict hangs on them
+    rows = re.findall(r"<tr>(.*?)</tr>", text.partition('class="numbers also"')[2].partition("</table>")[0])
+    cells = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in rows[1:]]
+    assert cells == [
+        ["of shared", "1.000", "0.5000, 1.000, 1.500"],
+        ["of equal", "7.000", "the same in 3 seeds"],
+    ]
+    assert "once" not in text.partition("<script")[0]
 
 
 def test_smaller_sizes_are_shown_and_do_not_hide_the_papers(tmp_path):
@@ -259,3 +281,14 @@ def test_a_measure_that_could_not_be_taken_leaves_its_claim_open(tmp_path):
     write_run(tmp_path, 3, measures=taken, provenance=known | {"undecided": {"other": "why"}})
     with pytest.raises(UserError, match="needs the number 'double_mean'"):
         page(tmp_path)
+
+
+def test_what_is_shown_beside_claims_is_in_the_recorded_runs():
+    """A name that no run has would be left out without a word."""
+    seen = set()
+    for file in papers.REPLICATIONS.glob("*/recorded/*/*/paper/seed1/measures.json"):
+        paper, _, variant, task = file.parts[-7:-3]
+        found = papers.load_paper(paper).variants["" if variant == "base" else variant].tasks[task].also
+        assert {also["measure"] for also in found} <= set(json.loads(file.read_text())), file
+        seen |= {also["measure"] for also in found}
+    assert {"early_won", "lines_search", "mistakes_no_search"} <= seen
