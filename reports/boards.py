@@ -65,6 +65,7 @@ def read_boards(folders: Sequence[Path]) -> dict[str, Any] | None:
         if not whole or len(game["boards"]) != plies + 1 or any(len(b) != cells for b in game["boards"]):
             raise damaged(path, f"game {number + 1} has not one board, name, value for each move")
         game["outcome"] = RESULTS[board["game"]][game["result"]]
+    board["games"].sort(key=lambda game: not any(game["visits"]))  # first those that show a search
     return board
 
 

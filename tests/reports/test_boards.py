@@ -40,6 +40,13 @@ def test_rows_and_outcomes(tmp_path):
     assert boards.read_boards([tmp_path / "none"]) is None
 
 
+def test_a_game_that_shows_a_search_comes_first(tmp_path):
+    shown = board()["games"][0]
+    bare = shown | {"title": "bare", "visits": [None, None]}
+    found = boards.read_boards(write(tmp_path / "a", board(games=[bare, shown, bare | {"title": "last"}])))
+    assert [game["title"] for game in found["games"]] == ["a <game>", "bare", "last"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
