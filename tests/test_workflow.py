@@ -75,7 +75,8 @@ def train():
     print(began, count, "device", a.device, "wandb", os.environ["WANDB_MODE"], flush=True)
     while count < 20 or Path("slow").exists():
         count += 1
-        saved.write_text(str(count))
+        (work / "new").write_text(str(count))
+        (work / "new").replace(saved)  # whoever reads it finds a number, and so does who goes on after a kill
         time.sleep(0.25 if Path("slow").exists() else 0)
         if stop:
             print("saved at", count, flush=True)
