@@ -59,7 +59,7 @@ def also_rows(target: PageTarget, finished: Sequence[SeedRun]) -> list[dict]:
         values = [run.measures[also["measure"]] for run in finished if also["measure"] in run.measures]
         if values and len(values) == len(finished):
             mean, seeds = measured(seed_interval(values))
-            if 1 < len(values) <= FEW and len(set(values)) > 1:  # the seeds say more than a Student interval
+            if len(values) <= FEW and len(set(values)) > 1:  # the seeds say more than a Student interval
                 mean, seeds = number(st.mean(values)), ", ".join(map(number, values))
             rows.append({"statement": also["statement"], "mean": mean, "seeds": seeds})
     return rows

@@ -92,17 +92,20 @@ def with_interval(
     return value, interval(statistic(drawn_again(arrays, repetitions)))
 
 
-def share_of_runs_above(level: float) -> Statistic:
-    """The share of runs above `level`, tasks weighing the same."""
-    return lambda scores: mean([(runs > level).astype(float) for runs in scores])
-
-
 def performance_profile(
     scores: Sequence[Sequence[float]], levels: Sequence[float], repetitions: int = REPETITIONS
 ) -> np.ndarray:
-    """The share of runs above each level and its interval's ends, (levels, 3), each level for itself.
+    """The share of runs above each level, tasks weighing the same, and its interval's ends, (levels, 3), each level for itself.
 
     The ends are the share itself where no task has two runs.
     """
-    found = [with_interval(scores, share_of_runs_above(level), repetitions) for level in levels]
-    return np.array([(share, *(ends or (share, share))) for share, ends in found])
+
+    def shares(scores: Scores) -> list[np.ndarray]:
+        return [mean([(runs > level).astype(float) for runs in scores]) for level in levels]
+
+    arrays = checked(scores)
+    found = shares(arrays)
+    if all(len(runs) < 2 for runs in arrays):
+        return np.array([(share, share, share) for share in found])
+    drawn = shares(drawn_again(arrays, repetitions))
+    return np.array([(share, *interval(values)) for share, values in zip(found, drawn, strict=True)])

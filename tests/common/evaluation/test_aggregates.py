@@ -119,10 +119,9 @@ def test_a_performance_profile_falls_from_all_runs_to_none():
     assert found[:, 0].tolist() == pytest.approx([1, (0.5 + 1 + 1) / 3, (0.5 + 1 / 3) / 3, 0])
 
 
-def test_a_performance_profile_has_the_stratified_bootstrap_s_interval_at_each_level():
-    coin = np.array(
-        [0.0] * 8 + [1.0] * 8
-    )  # of 16 runs half are above 0.5: a binomial share, whose ends are known
+def test_a_performance_profile_has_the_interval_of_the_bootstrap_at_each_level():
+    # of 16 runs of each task half are above 0.5: a binomial share, whose ends are known
+    coin = np.array([0.0] * 8 + [1.0] * 8)
     (everywhere, half), (nowhere,) = np.split(aggregates.performance_profile([coin, coin], [-1, 0.5, 2]), [2])
     assert everywhere.tolist() == [1, 1, 1]
     assert nowhere.tolist() == [0, 0, 0]
