@@ -135,7 +135,10 @@ def test_killed_fifty_times(tmp_path, unbroken):
     kill_and_resume(tmp_path, unbroken, kills=50, seed=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *OTHERS])
 def test_a_signal_saves_and_leaves(tmp_path, unbroken, number):
     arguments, log = command("dqn", "breakout", tmp_path), tmp_path / "log"
     process = start(arguments, log)
