@@ -51,7 +51,7 @@ def test_each_job_goes_to_the_partition_it_can_use(tmp_path):
 
 
 def test_the_sum(tmp_path, monkeypatch):
-    monkeypatch.setitem(costs.table()["ddpg"]["gym"], "of", "estimate")
+    monkeypatch.setitem(costs.table()["ddpg"]["pendulum"], "of", "estimate")
     found = needs(results=str(tmp_path), device="cuda")
     found.here = False
     jobs = [job("train", "dqn", "pong", "paper", seed) for seed in (1, 2)] + [job("report", "", "", "")]

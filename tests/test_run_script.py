@@ -292,7 +292,7 @@ class TestTorch:
         result = repository.run(*self.SHOW)
         assert result.returncode == 1
         assert "500 MB are free" in result.stderr
-        assert "needs 1800 MB" in result.stderr
+        assert "needs 2000 MB" in result.stderr
 
     def test_unknown_build(self, repository, wheels):
         result = repository.run("true", TORCH="gpu")
