@@ -41,11 +41,17 @@ class Summaries:
         return self.flow._tasks(claims=False)
 
     @cached_property
+    def compared(self) -> list[str]:
+        """Tasks with claims that more than one agent has."""
+        having = [t.task for t in self.flow.targets.values() if self.flow._task(t).claims]
+        return sorted({task for task in having if having.count(task) > 1})
+
+    @cached_property
     def names(self) -> set[str]:
         """Of all such pages. UserError where two pages would share one."""
         kinds = {
             "paper": self.flow.agents,
-            "task": self.tasks,
+            "task": [*self.tasks, *self.compared],
             "table": self.tables,
             "target": self.flow.targets,
         }
@@ -67,6 +73,8 @@ class Summaries:
             if name in self.tables
             else "reports.task_page"
             if name in self.tasks
+            else "reports.compared_page"
+            if name in self.compared
             else "reports.paper_page"
         )
 
