@@ -37,21 +37,16 @@ class Summaries:
 
     @cached_property
     def tasks(self) -> list[str]:
-        """Those that agents are trained on."""
-        return self.flow._tasks(claims=False)
-
-    @cached_property
-    def compared(self) -> list[str]:
-        """Tasks with claims that more than one agent has."""
+        """Those that agents are trained on, and those with claims that more than one agent has."""
         having = [t.task for t in self.flow.targets.values() if self.flow._task(t).claims]
-        return sorted({task for task in having if having.count(task) > 1})
+        return [*self.flow._tasks(claims=False), *sorted({t for t in having if having.count(t) > 1})]
 
     @cached_property
     def names(self) -> set[str]:
         """Of all such pages. UserError where two pages would share one."""
         kinds = {
             "paper": self.flow.agents,
-            "task": [*self.tasks, *self.compared],
+            "task": self.tasks,
             "table": self.tables,
             "target": self.flow.targets,
         }
@@ -73,8 +68,6 @@ class Summaries:
             if name in self.tables
             else "reports.task_page"
             if name in self.tasks
-            else "reports.compared_page"
-            if name in self.compared
             else "reports.paper_page"
         )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from common import papers
 from common.errors import run_main
 from common.say import say
-from reports.compared_page import render_compared
+from reports.compared import tasks_compared
 from reports.index import Entry, render_index
 from reports.paper_page import render_paper
 from reports.render import build, write
@@ -23,13 +23,12 @@ from reports.task_page import render_task
 
 def summaries(
     entries: Sequence[Entry], loaded: dict[str, papers.Paper]
-) -> tuple[list[str], list[str], list[str], list[str]]:
-    """The papers and variants, the tables, the tasks, and the tasks with claims of several agents that have a page in a site."""
+) -> tuple[list[str], list[str], list[str]]:
+    """The papers and variants, the tables and the tasks that have a page in a site."""
     agents = [papers.agent_name(paper.name, v or None) for paper in loaded.values() for v in paper.variants]
     tables = [f"{paper.name}_{table.name}" for paper in loaded.values() for table in paper.printed_tables]
     tasks = {e.target.task.name for e in entries if e.finished and not e.target.task.claims}
-    proved = [e.target.task.name for e in entries if e.finished and e.target.task.claims]
-    return agents, tables, sorted(tasks), sorted({task for task in proved if proved.count(task) > 1})
+    return agents, tables, sorted(tasks | {*tasks_compared([e.target for e in entries if e.finished])})
 
 
 def render_site(results: Path, out: Path) -> list[Path]:
@@ -43,11 +42,10 @@ def render_site(results: Path, out: Path) -> list[Path]:
             text, _ = build(entry.target, "own", results, read=entry.read)
             write(out / entry.page, text)
             written.append(out / entry.page)
-    agents, tables, tasks, compared = summaries(entries, loaded)
+    agents, tables, tasks = summaries(entries, loaded)
     written += [render_paper(name, results, out / f"{name}.html", loaded) for name in agents]
     written += [render_table(name, results, out / f"{name}.html", loaded) for name in tables]
     written += [render_task(name, results, out / f"{name}.html", loaded) for name in tasks]
-    written += [render_compared(name, results, out / f"{name}.html", loaded) for name in compared]
     render_index(results, out / "index.html", previews=False)  # with links to all that is there now
     return [*written, out / "index.html"]
 

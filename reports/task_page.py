@@ -20,7 +20,9 @@ from common.evaluation.statistics import (
 )
 from common.evaluation.verdict import WORDS
 from common.say import say
+from reports import compared
 from reports.charts import PALETTE
+from reports.compared import tasks_compared
 from reports.curves import Chart, Line, Series, mean_of, series_of, within
 from reports.index import Entry, all_targets, entry_of
 from reports.render import MAX_VIDEO, environment, excerpt, video_source, write
@@ -36,7 +38,7 @@ MAX_VIDEOS = 1_200_000  # characters of all films on the page
 def entries_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> list[Entry]:
     """Of all agents that play it and have finished runs. UserError for an unknown task."""
     targets = all_targets(loaded)
-    known = {target.task.name for target in targets if not target.task.claims}
+    known = {target.task.name for target in targets if not target.task.claims} | {*tasks_compared(targets)}
     if task not in known:
         raise UserError(f"unknown task {task!r}{suggestion(task, sorted(known))}")
     entries = [entry_of(t, results) for t in targets if t.task.name == task and not t.task.claims]
@@ -144,12 +146,16 @@ def render_task(
     task: str, results: Path, out: Path | None = None, loaded: Mapping[str, papers.Paper] | None = None
 ) -> Path:
     """Writes the page and returns its path. UserError for an unknown task."""
-    context = context_of(task, results, loaded or papers.load_papers())
+    loaded = loaded or papers.load_papers()
+    if several := tasks_compared(all_targets(loaded)).get(task):
+        template, context = "compared.html.j2", compared.context_of(several, results)
+        agents = context["agents"]
+    else:
+        template, context = "task_page.html.j2", context_of(task, results, loaded)
+        agents = context["rows"]
     out = out or Path("reports") / f"{task}.html"
-    write(
-        out, environment().get_template("task_page.html.j2").render(**context, words=WORDS, limited=LIMITED)
-    )
-    say(f"{out}: {counted(len(context['rows']), 'agent')} with runs")
+    write(out, environment().get_template(template).render(**context, words=WORDS, limited=LIMITED))
+    say(f"{out}: {counted(len(agents), 'agent')} with runs")
     return out
 
 

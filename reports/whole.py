@@ -173,11 +173,9 @@ def said(head: str, claims: Sequence[tuple[PaperClaim | Comparison, Decision]]) 
     return "\n".join([head, *(f"  {decision.word.lower()}: {claim.statement}" for claim, decision in claims)])
 
 
-def command(
-    kind: str, example: str, about: str, render: Callable[[str, Path, Path | None], object], module: str = ""
-) -> None:
-    """The command line of a page about many runs. kind: what it is of, and its module's name begins with, unless `module` does."""
-    parser = argparse.ArgumentParser(prog=f"python -m reports.{module or kind}_page", description=about)
+def command(kind: str, example: str, about: str, render: Callable[[str, Path, Path | None], object]) -> None:
+    """The command line of a page about many runs. kind: what it is of, and its module's name begins with."""
+    parser = argparse.ArgumentParser(prog=f"python -m reports.{kind}_page", description=about)
     parser.add_argument(kind, help=f"for example {example}")
     parser.add_argument("--out", type=Path, help=f"default: reports/{kind.upper()}.html")
     parser.add_argument("--results", type=Path, default=Path("results"))

@@ -24,7 +24,7 @@ def test_no_two_pages_share_a_name(flow):
     modules = {name: flow.summaries.page(SimpleNamespace(summary=name)) for name in names}
     assert modules["dqn-fast"] == "reports.paper_page"
     assert modules["pong"] == "reports.task_page"
-    assert modules["go_5x5"] == "reports.compared_page"
+    assert modules["go_5x5"] == "reports.task_page"
     assert modules["ppo_table_1"] == "reports.table_page"
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from common import papers
 from common.errors import UserError
-from reports import compared_page
+from reports.compared import tasks_compared
 from reports.index import all_targets
+from reports.task_page import render_task
 from reports.words import number
 from tests.reports.pages import Reader
 
@@ -27,7 +28,7 @@ def measures_of(agent: str) -> list[dict]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> tuple[Reader, str]:
     folder = tmp_path_factory.mktemp("compared")
-    text = compared_page.render_compared("go_5x5", folder / "no results", folder / "go_5x5.html").read_text()
+    text = render_task("go_5x5", folder / "no results", folder / "go_5x5.html").read_text()
     return Reader(text), text
 
 
@@ -67,9 +68,9 @@ def test_every_shared_curve_has_a_line_for_each_agent(page):
 
 
 def test_only_tasks_with_claims_of_several_agents_have_it(tmp_path):
-    known = compared_page.tasks_compared(all_targets(papers.load_papers()))
+    known = tasks_compared(all_targets(papers.load_papers()))
     assert known["go_5x5"][0].name == "alphago_zero_go_5x5"
     assert "go_3x3" not in known
     assert "pong" not in known
-    with pytest.raises(UserError, match="named 'go_5x6' \\(did you mean 'go_5x5'"):
-        compared_page.render_compared("go_5x6", tmp_path)
+    with pytest.raises(UserError, match="unknown task 'go_5x6' \\(did you mean 'go_5x5'"):
+        render_task("go_5x6", tmp_path)

@@ -1,24 +1,17 @@
-"""The page of a task with claims that several agents have: `python -m reports.compared_page go_5x5 [--results results] [--out FILE]`.
-
-What was measured of a paper and of its variants, side by side. Of each agent the longest finished runs. Nothing is trained.
-"""
+"""What the page of a task with claims shows that several agents have: a paper's and its variants' measures and curves, side by side."""
 
 from __future__ import annotations
 
 import statistics as st
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from common import papers
-from common.errors import UserError, run_main, suggestion
 from common.evaluation.statistics import DASH
-from common.say import say
 from reports.charts import PALETTE, draw
 from reports.claims_page import curves_of
-from reports.index import Entry, all_targets, entry_of
-from reports.render import environment, write
+from reports.index import Entry, entry_of
 from reports.target import PageTarget
-from reports.whole import NOT_IN_PAPER, command, counted
+from reports.whole import NOT_IN_PAPER, counted
 from reports.words import number, size_name
 
 
@@ -73,14 +66,9 @@ def charts_of(entries: Sequence[Entry]) -> list[dict]:
     return charts
 
 
-def context_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> dict:
-    """All that the template shows. UserError for a task that has no such page."""
-    known = tasks_compared(all_targets(loaded))
-    if task not in known:
-        raise UserError(
-            f"no task with claims of several agents is named {task!r}{suggestion(task, sorted(known))}"
-        )
-    entries = [entry for target in known[task] if (entry := entry_of(target, results)).finished]
+def context_of(targets: Sequence[PageTarget], results: Path) -> dict:
+    """All that the template `compared.html.j2` shows of one task's targets, those without finished runs as missing."""
+    entries = [entry for target in targets if (entry := entry_of(target, results)).finished]
     agents = [
         {
             "name": name_of(entry), "page": entry.page, "seeds": counted(len(entry.finished), "seed"),
@@ -88,31 +76,9 @@ def context_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> 
         }
         for entry in entries
     ]  # fmt: skip
-    missing = [target.name for target in known[task] if target.name not in {e.target.name for e in entries}]
+    task = targets[0].task
+    missing = [target.name for target in targets if target.name not in {e.target.name for e in entries}]
     return {
-        "task": task, "title": known[task][0].task.title.removesuffix(NOT_IN_PAPER), "agents": agents,
-        "rows": rows_of(entries), "charts": charts_of(entries), "missing": missing, "page": f"reports/{task}.html",
+        "task": task.name, "title": task.title.removesuffix(NOT_IN_PAPER), "agents": agents, "rows": rows_of(entries),
+        "charts": charts_of(entries), "missing": missing, "page": f"reports/{task.name}.html",
     }  # fmt: skip
-
-
-def render_compared(
-    task: str, results: Path, out: Path | None = None, loaded: Mapping[str, papers.Paper] | None = None
-) -> Path:
-    """Writes the page and returns its path."""
-    context = context_of(task, results, loaded or papers.load_papers())
-    out = out or Path("reports") / f"{task}.html"
-    write(out, environment().get_template("compared_page.html.j2").render(**context))
-    say(f"{out}: {counted(len(context['agents']), 'agent')} with runs")
-    return out
-
-
-if __name__ == "__main__":
-    run_main(
-        lambda: command(
-            "task",
-            "go_5x5",
-            "Render a paper's and its variants' measures side by side.",
-            render_compared,
-            module="compared",
-        )
-    )
