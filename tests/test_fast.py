@@ -105,6 +105,12 @@ def gradient_of(network: torch.nn.Module, states: torch.Tensor) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in network.parameters()])
 
 
+def output_bias(network: torch.nn.Module) -> torch.Tensor:
+    """(A,), or (1,) where two streams are put together: what is added to it is added to all action values."""
+    head = network.layers[-1]
+    return (head.values[-1] if hasattr(head, "values") else head).bias
+
+
 @pytest.mark.parametrize("paper", ROUNDS)
 def test_bfloat16_rounds_the_products_and_nothing_else(paper, monkeypatch):
     script = importlib.import_module(f"replications.{paper}.train")
@@ -125,6 +131,10 @@ def test_bfloat16_rounds_the_products_and_nothing_else(paper, monkeypatch):
     assert rounded.dtype == torch.float32
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert 1e-4 < (rounded - gradient).norm() / gradient.norm() < 0.05  # bfloat16 has 8 bits
+    with torch.no_grad():  # the action values are not rounded: at 100 the nearest others of 8 bits lie 0.5 apart
+        values = network(states)
+        output_bias(network).add_(100)
+        torch.testing.assert_close(network(states) - 100, values, rtol=0, atol=1e-4)
     with torch.no_grad():  # weights that an update changed are rounded anew
         for p in network.parameters():
             p.zero_()

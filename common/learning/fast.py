@@ -1,7 +1,7 @@
 """What variant `fast` adds to an agent: updates as CUDA graphs, updates while the emulators step, and numbers of 16 bits.
 
-Each is asked for in one place of a script, outside the lines of its algorithm. A test proves the first two equal to the plain way;
-bfloat16 rounds.
+Each is asked for in one place of a script, outside the lines of its algorithm. Tests prove the first equal to the plain way, and
+the second to updates that lack the steps under way; bfloat16 rounds.
 """
 
 from __future__ import annotations
@@ -62,17 +62,30 @@ def has_bfloat16(device_type: str) -> bool:
 def in_bfloat16(*networks: nn.Module) -> None:
     """From now on the networks' layers multiply bfloat16 numbers, forwards and backwards, where the processor has them.
 
-    Weights, gradients, optimiser and what comes out stay float32. Where the processor lacks them nothing changes.
+    Weights, gradients and optimiser stay float32, and so does the last layer: action values of 8 bits would often be equal, and the
+    first action would win. Where the processor lacks them nothing changes.
     """
     for network in networks:
-        if has_bfloat16(next(network.parameters()).device.type):
-            network.forward = _autocast(network.forward, next(network.parameters()).device.type)
+        device_type = next(network.parameters()).device.type
+        if has_bfloat16(device_type):
+            network.forward = _autocast(network.forward, device_type)
+            for layers in network.modules():
+                if isinstance(layers, nn.Sequential) and isinstance(layers[-1], nn.Linear):
+                    layers[-1].forward = _in_float32(layers[-1].forward, device_type)
 
 
 def _autocast(forward: Callable[..., torch.Tensor], device_type: str) -> Callable[..., torch.Tensor]:
     def rounded(*inputs: Any) -> torch.Tensor:
         # without a cache of rounded weights: the next update changes the weights, and a CUDA graph keeps no cache
         with torch.autocast(device_type, torch.bfloat16, cache_enabled=False):
-            return forward(*inputs).float()
+            return forward(*inputs)
 
     return rounded
+
+
+def _in_float32(forward: Callable[..., torch.Tensor], device_type: str) -> Callable[..., torch.Tensor]:
+    def exact(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device_type, enabled=False):
+            return forward(x.float())
+
+    return exact

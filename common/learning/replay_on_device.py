@@ -1,7 +1,7 @@
 """The replay memory's copy on a GPU, out of which batches are made without waiting for the host.
 
 Every array of the memory that a batch is made of has a copy here, flat over environments and slots; what is written to the memory
-is brought over at once. `gather` is tensor operations only, so that it can be part of a CUDA graph (`common/learning/layers.py`).
+is brought over at once. `gather` is tensor operations only, so that it can be part of a CUDA graph (`common/learning/cuda_graphs.py`).
 A test compares its batches with those that `Replay` makes on a CPU.
 """
 

@@ -22,7 +22,7 @@ NETWORKS = [
 @pytest.mark.parametrize("rows", [1, 9])
 @pytest.mark.parametrize(("paper", "variant"), NETWORKS)
 def test_faster_layers_compute_the_plain_network(monkeypatch, paper, variant, rows):
-    """Each layer's fast path is taken, whatever the processor; noise, where there is any, is drawn equally."""
+    """Each layer's fast path is taken, whatever the processor, and in the plain network none; noise is drawn equally."""
     monkeypatch.setattr(layers, "CONVOLVES", True)
     script = importlib.import_module(f"replications.{paper}.train")
     config = script.Config(**resolve(paper, variant, "breakout", "paper").settings)
@@ -37,6 +37,8 @@ def test_faster_layers_compute_the_plain_network(monkeypatch, paper, variant, ro
     pull = torch.randn(rows, 4)
     gradients = []
     for q in (fast, plain):
+        if q is plain:
+            monkeypatch.setattr("replications.rainbow.network.wide_linear", nn.functional.linear)
         torch.manual_seed(3)
         values = q(states)
         (values * pull).sum().backward()

@@ -57,9 +57,12 @@ def test_every_task_resolves_at_every_budget_and_every_difference_has_a_reason()
         paper = load_paper(name)
         for variant in paper.variants.values():
             for task in variant.tasks:
+                full = resolve(paper, variant.name or None, task, "paper").settings
                 for budget in papers.BUDGETS:
                     resolved = resolve(paper, variant.name or None, task, budget)
                     assert [d for d in resolved.deviations if not d.reason] == []
+                    # runs of the paper's length are judged as the paper's: so they have its settings
+                    assert (resolved.paper_fraction or 0) < 1 or resolved.settings == full
 
 
 def test_a_dry_look_at_the_papers_imports_no_torch():

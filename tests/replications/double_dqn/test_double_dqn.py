@@ -33,14 +33,18 @@ def test_defaults_are_the_papers():
     assert check_defaults(load_paper("double_dqn")) == []
 
 
-def test_tuned_is_what_the_paper_says_and_nothing_else():
-    differs = {k: v for k, v in vars(TUNED).items() if v != vars(PAPER)[k]}
+@pytest.mark.parametrize(("size", "period"), [("hour", 3_000), ("day", 15_000), ("paper", 30_000)])
+def test_tuned_differs_in_four_settings_at_every_size(size, period):
+    """The paper's three, the copies three times as far apart, and the exploration of Schaul et al. in evaluation phases."""
+    plain, tuned = (resolve("double_dqn", variant, "pong", size).settings for variant in (None, "tuned"))
+    differs = {k: v for k, v in tuned.items() if v != plain[k]}
     assert differs == {
         "shared_bias": True,
-        "target_period": 30_000,
+        "target_period": period,
         "final_exploration": 0.01,
         "evaluation_epsilon": 0.01,
     }
+    assert tuned["target_period"] == 3 * plain["target_period"]
 
 
 def test_protocols():
