@@ -131,7 +131,7 @@ def test_bfloat16_rounds_the_products_and_nothing_else(paper, monkeypatch):
     assert rounded.dtype == torch.float32
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert 1e-4 < (rounded - gradient).norm() / gradient.norm() < 0.05  # bfloat16 has 8 bits
-    with torch.no_grad():  # the action values are not rounded: at 100 the nearest others of 8 bits lie 0.5 apart
+    with torch.no_grad():  # the values are not rounded: near 100 those of 8 bits lie 0.5 apart
         values = network(states)
         output_bias(network).add_(100)
         torch.testing.assert_close(network(states) - 100, values, rtol=0, atol=1e-4)

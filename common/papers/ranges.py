@@ -58,7 +58,8 @@ _TABLE = (
     # --- the learning rule ---
     (SHARE, "discount gae_lambda target_rate constant_step"),
     (SHARE, "first_right floor value_step_size baseline_step_size"),
-    (DECAY, "baseline_decay decay"),
+    (DECAY, "baseline_decay"),
+    (Range(0, 1, above=True, below=True), "decay probability"),
     (Range(1000), "draws"),
     (POSITIVE, "spread"),
     (Range(0.5, 1, above=True), "exponent"),

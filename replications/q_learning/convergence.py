@@ -91,12 +91,12 @@ StepSize = Callable[[np.ndarray, int], np.ndarray | float]
 
 
 def power(exponent: float) -> StepSize:
-    """(n + 1)^-exponent at the n-th visit; the theorem asks for step sizes below 1. It holds for exponents above 1/2, up to 1."""
+    """(n + 1)^-exponent at the n-th visit, "n^-exponent" for short; the theorem asks for step sizes below 1. It holds for exponents above 1/2, up to 1."""
     return lambda visits, t: (visits + 1.0) ** -exponent
 
 
 def over_all_pairs(visits: np.ndarray, t: int) -> float:
-    """1 / t by updates of all pairs together: of a pair that is tried seldom, the step sizes have a finite sum."""
+    """1 / (t + 1), "1 / t" for short, by updates of all pairs together: of a pair that is tried seldom, the step sizes have a finite sum."""
     return 1 / (t + 1)
 
 

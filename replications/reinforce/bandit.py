@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.errors import UserError
 from common.runs.laptop import Findings, main
 
 
@@ -25,6 +24,7 @@ class Config:
     draws: int = 200_000  # of each unit and baseline
     step_size: float = 0.1  # alpha
     decay: float = 0.9  # of the running mean of rewards, b <- decay b + (1 - decay) r
+    probability: float = 0.3  # p of the Bernoulli unit, which is its weight
     weight: float = 0.4  # of the Bernoulli-logistic unit, whose input is 1
     mean: float = 0.3  # of the Gaussian unit
     spread: float = 0.8  # its sigma
@@ -98,13 +98,17 @@ def units(config: Config, rng: np.random.Generator) -> dict[str, tuple[np.ndarra
 
     Two arms pay 1 with probabilities .8 and .3; an action y on a line pays 3 y - y^2 and noise.
     """
-    n, p = config.draws, logistic(config.weight)
-    y = (rng.random(n) < p).astype(float)
-    r = (rng.random(n) < np.where(y == 1, 0.8, 0.3)).astype(float)
-    found = {
-        "bernoulli_logistic": (r, bernoulli_eligibility(y, config.weight), 0.5 * p * (1 - p)),
-        "bernoulli": (r, probability_eligibility(y, p), 0.5),
-    }
+    n, found = config.draws, {}
+
+    def two_arms(p: float) -> tuple[np.ndarray, np.ndarray]:
+        y = (rng.random(n) < p).astype(float)
+        return y, (rng.random(n) < np.where(y == 1, 0.8, 0.3)).astype(float)
+
+    p = logistic(config.weight)
+    y, r = two_arms(p)
+    found["bernoulli_logistic"] = (r, bernoulli_eligibility(y, config.weight), 0.5 * p * (1 - p))
+    y, r = two_arms(config.probability)
+    found["bernoulli"] = (r, probability_eligibility(y, config.probability), 0.5)
     mu, sigma = config.mean, config.spread
     y = rng.normal(mu, sigma, n)
     r = 3 * y - y**2 + rng.normal(0, 0.5, n)  # E[r] = 3 mu - mu^2 - sigma^2
@@ -130,11 +134,6 @@ def off(change: np.ndarray, expected: float) -> float:
 
 def experiment(config: Config, seed: int) -> Findings:
     c = config
-    if c.draws < 1000 or not 0 < c.decay < 1 or c.spread <= 0:
-        raise UserError(
-            f"draws {c.draws}, decay {c.decay:g}, spread {c.spread:g}: allowed are 1,000 draws or more, a decay above 0 and below 1, and a "
-            "spread above 0"
-        )
     m, points, rng = {}, [], np.random.default_rng(seed)
     largest: dict[str, float] = {}
     for place, (name, (r, e, gradient)) in enumerate(units(c, rng).items()):

@@ -1,9 +1,9 @@
 """REINFORCE: Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning", Machine Learning 8,
 1992.
 
-The episodic rule of section 6, as it stands there: after each episode every weight moves by alpha (r - b) sum_t e(t). r is the whole
-return, one number for all steps: no discount, no reward-to-go, no value function. e(t) is the gradient of the log-probability of the
-action at t, and b the mean of earlier returns. Plain ascent, one update an episode.
+The episodic rule of section 5, equation 11, as it stands there: after each episode every weight moves by alpha (r - b) sum_t e(t). r is
+the whole return, one number for all steps: no discount, no reward-to-go, no value function. e(t) is the gradient of the
+log-probability of the action at t, and b the mean of earlier returns. Plain ascent, one update an episode.
 
 The variant `reward_to_go` is what tutorials call REINFORCE, `no_baseline` has b = 0. `paper.yaml` beside this file lists every constant
 with its source. Not in this file: environments (common/environments/vector.py), evaluation and checkpoints (common/evaluation, common/runs).
@@ -46,8 +46,8 @@ class Config:
     optimiser: Literal["ascent", "adam"] = "ascent"  # plain stochastic ascent; section 4
     baseline: bool = True  # False: b = 0
     baseline_decay: float = 0.9  # of the mean of earlier returns, b <- decay b + (1 - decay) r; section 4
-    reward_to_go: bool = False  # True: each action is weighted by what comes after it; not in the paper
-    discount: float = 1.0  # of rewards; 1: none, as in section 6
+    reward_to_go: bool = False  # True: each action is weighted by what comes after it; a hint in section 5
+    discount: float = 1.0  # of rewards; 1: none, as in section 5
     normalise: bool = False  # True: an episode's weights to mean 0 and standard deviation 1; not in the paper
 
     log_period: int = 10_000  # agent steps between rows of the learning curve

@@ -75,8 +75,8 @@ def test_the_cliff_costs_100_and_leads_to_the_start():
 
 
 @pytest.mark.parametrize("rule", cliff_walking.RULES)
-def test_first_update_and_returns(rule):
-    """Episodes of every learner are whole: each return is a sum of -1 and -100, and no action leads out of the goal."""
+def test_returns_and_what_is_never_learned(rule):
+    """No episode is shorter than the best way, and nothing is learned of the cliff and the goal, where no action is taken."""
     returns, q = cliff_walking.learn(rule, np.array([0.5, 1.0]), 3, 0.1, np.random.default_rng(1))
     assert returns.shape == (2, 3)
     assert (returns <= -13).all()

@@ -57,7 +57,7 @@ def test_pictures_are_close_together_at_the_beginning_and_the_last_is_the_end():
 
 
 def test_loop_by_a_spy(tmp_path, monkeypatch):
-    """Each step changes the value of one pair, by alpha (target - Q), and what stood before is kept exactly."""
+    """Every step makes one target, an episode ends where its target is told so, and the history ends with the table."""
     seen = []
     real = q.q_target
 
@@ -73,7 +73,6 @@ def test_loop_by_a_spy(tmp_path, monkeypatch):
     weights = load_file(folder / "model.safetensors")
     assert weights["q"].shape == (16, 4)
     assert (weights["history"][-1] == weights["q"].float()).all()
-    assert sorted({reward for reward, *_ in seen}) in ([0.0], [0.0, 1.0])
 
 
 def test_a_time_limit_is_bootstrapped_through(tmp_path, monkeypatch):

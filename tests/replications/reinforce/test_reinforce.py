@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from common.errors import UserError
 from common.evaluation.protocol import evaluate_run
+from common.papers import resolve
 from replications.reinforce import bandit, short_corridor
 from replications.reinforce import train as r
 from tests.training import spaces, train, train_in_two
@@ -63,6 +64,14 @@ def test_the_running_mean_knows_nothing_of_this_trial():
     rewards = np.array([4.0, 2.0, 8.0])
     assert bandit.running_mean(rewards, 0.5) == pytest.approx([0, 2, 2])
     assert bandit.running_mean(rewards, 0.5, peeks=True) == pytest.approx([2, 2, 5])
+
+
+@pytest.mark.parametrize(
+    "change", [{"draws": 10}, {"decay": 0.0}, {"decay": 1.0}, {"spread": 0.0}, {"probability": 1.0}]
+)
+def test_a_bandit_that_cannot_be_measured(change):
+    with pytest.raises(UserError, match=f"{next(iter(change))}: .* is not allowed"):
+        resolve("reinforce", None, "bandit", "paper", change)
 
 
 def test_bandit_at_a_small_size():
@@ -163,9 +172,6 @@ def test_corridor_at_a_small_size():
     for change in ({"episodes": 10}, {"first_right": 1.0}, {"floor": 0.5}, {"most_steps": 1}):
         with pytest.raises(UserError, match="allowed are"):
             short_corridor.experiment(short_corridor.Config(**change), 1)
-    for change in ({"draws": 10}, {"decay": 1.0}, {"spread": 0.0}):
-        with pytest.raises(UserError, match="allowed are"):
-            bandit.experiment(bandit.Config(**change), 1)
 
 
 # --- the trained agent ---
