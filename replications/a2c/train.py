@@ -37,7 +37,7 @@ class Config:
     """Defaults are those of the released code of the table's year (`learn` of baselines/a2c/a2c.py), the length that of the table."""
 
     training_steps: int = (
-        10_000_000  # agent steps of all environments together (40M frames); Schulman et al. 2017, Section 6.4
+        10_000_000  # agent steps of all environments together; Schulman et al. 2017, Table 6 (40M frames)
     )
     num_envs: int = 16  # environments, stepped together; not stated, see paper.yaml
     frame_skip: int = 4  # frames per agent step; released code

@@ -66,7 +66,7 @@ class Config:
 
     algorithm: Literal["one_step_q", "one_step_sarsa", "n_step_q", "a3c"] = "a3c"  # s. 4
     network: Literal["mnih2013", "mnih2015", "mlp"] = "mnih2013"  # s. 8, s. 5.1; "mlp" for vectors
-    lstm: bool = False  # 256 cells after the last hidden layer; s. 8
+    lstm: bool = False  # 256 cells after the last hidden layer; s. 5.1
     rollout: int = 5  # agent steps of a worker per update: t_max and I_AsyncUpdate; s. 8
     discount: float = 0.99  # s. 8
     entropy_weight: float = 0.01  # beta; s. 8

@@ -74,6 +74,6 @@ def exploration(step: int, final: float, config) -> float:
 
 
 def draw_final_exploration(rng: np.random.Generator) -> float:
-    """s. 4.1: epsilon is sampled periodically by each worker; here when it begins a game."""
+    """s. 4: epsilon is sampled periodically by each worker; here when it begins a game."""
     epsilons, likely = zip(*FINAL_EXPLORATION, strict=True)
     return float(rng.choice(epsilons, p=likely))

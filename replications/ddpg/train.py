@@ -41,7 +41,7 @@ class Config:
 
     training_steps: int = 2_500_000  # agent steps, at most; Section 4
     num_envs: int = 1  # environments stepped together; Algorithm 1
-    stack: int = 1  # observations in a state; Section 7, low-dimensional
+    stack: int = 1  # observations in a state; Section 2, fully observed
     replay_capacity: int = 1_000_000  # slots (agent steps); Section 7 "replay buffer size"
     replay_start: int = 64  # agent steps before the first update; not stated: a minibatch can be filled
     batch_size: int = 64  # transitions; Section 7
@@ -70,7 +70,7 @@ CURVE = ("mean_q",)  # Q(s, mu(s)), the mean over the minibatches since the last
 
 
 class Actor(nn.Module):
-    """mu(s). Section 7: 400 and 300 units, tanh; batch normalisation of the state and of both hidden layers (Section 3)."""
+    """mu(s). Section 7: 400 and 300 units, tanh; batch normalisation of the state and all layers but the output (Section 3)."""
 
     def __init__(self, inputs: int, low: np.ndarray, high: np.ndarray, config: Config):
         super().__init__()

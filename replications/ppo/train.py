@@ -45,7 +45,7 @@ from replications.ppo.rollout import Actors, Rollout, evaluated
 class Config:
     """Defaults are the paper's for Atari (its Table 5); where the paper is silent, those of the code of its date, and so said."""
 
-    training_steps: int = 10_000_000  # agent steps of all actors together (40M frames); Section 6.4
+    training_steps: int = 10_000_000  # agent steps of all actors together (40M frames); Table 6
     num_envs: int = 8  # actors, stepped together; Table 5 "number of actors"
     frame_skip: int = 4  # frames per agent step; released code
     stack: int = 4  # frames; released code
@@ -61,7 +61,7 @@ class Config:
     observation_clip: float = 5.0  # standard deviations, where there is a filter; released code
     normalise_rewards: bool = False  # by the moments of returns; ppo2 on MuJoCo
 
-    network: Literal["small", "nature", "mlp"] = "small"  # "same as Mni+16"; "mlp" for vectors: Section 6.1
+    network: Literal["small", "nature", "mlp"] = "small"  # as in Mni+16: Section 6.4; "mlp" for vectors: 6.1
     initial_weights: Literal["normc", "orthogonal"] = "normc"  # released code; ppo2 has orthogonal ones
     rollout_steps: int = 128  # agent steps per actor and iteration; Table 5 "horizon (T)"
     epochs: int = 3  # over the steps of an iteration; Table 5 "num. epochs"
@@ -97,8 +97,8 @@ CURVE = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
 class ScreenNetwork(nn.Module):
-    """A shared torso with a policy and a value head. "small": 16 8x8 stride 4, 32 4x4 stride 2, 256 units (Mnih et al. 2013 and
-    2016); "nature": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units (Mnih et al. 2015)."""
+    """A shared torso with a policy and a value head. "small": 16 8x8 stride 4, 32 4x4 stride 2, 256 units (Mnih et al. 2013, and
+    2016, Section 8); "nature": 32 8x8 stride 4, 64 4x4 stride 2, 64 3x3 stride 1, 512 units (Mnih et al. 2015)."""
 
     def __init__(self, num_actions: int, stack: int, kind: str):
         super().__init__()
