@@ -1,8 +1,9 @@
 """The games: rules from OpenSpiel, boards as arrays, and the planes that a network sees.
 
 OpenSpiel's Go differs from the paper's: a board that was there before ends the game as a draw (positional superko, the
-repeating move is legal), suicide is illegal, and the board is scored as it stands, so that dead stones count as alive until
-they are captured. Scoring is by area (Tromp-Taylor), as in the paper.
+repeating move is legal), where the paper forbids it. Suicide is illegal; the paper has no word on it. The board is scored as it
+stands, by area (Tromp-Taylor), so that dead stones count as alive until they are captured: as in the paper's self-play. The
+paper's measured games are scored by Chinese rules.
 
 Boards are (cells,) int8 in OpenSpiel's order (row 0 is rank 1): +1 for Black, who moves first, -1 for White, 0 for empty.
 In tic-tac-toe X is Black.

@@ -42,8 +42,8 @@ class Config:
 
     game: Literal["go", "tic_tac_toe"] = "go"
     board: int = 19  # lines a side
-    komi: float = 7.5  # points; Methods, "Domain knowledge"
-    longest_game: int = 0  # moves; 0: twice the number of points (722 at 19x19); Methods, "Self-play"
+    komi: float = 7.5  # points; Methods, "Evaluation"
+    longest_game: int = 0  # moves; 0: twice the number of points (722 at 19x19); Methods, "Domain knowledge"
 
     blocks: int = 19  # residual blocks after the first convolution; Methods, "Neural network architecture"
     filters: int = 256

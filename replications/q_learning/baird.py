@@ -22,7 +22,7 @@ STATES, WEIGHTS = 7, 8
 FEATURES = np.vstack(
     [np.hstack([2 * np.eye(6), np.zeros((6, 1)), np.ones((6, 1))]), [0, 0, 0, 0, 0, 0, 1, 2]]
 )
-BEGIN = np.array([1.0, 1, 1, 1, 1, 1, 10, 1])  # w of all figures
+BEGIN = np.array([1.0, 1, 1, 1, 1, 1, 10, 1])  # w of Figure 11.2's caption; here in all figures
 
 
 @dataclass(frozen=True)
