@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -262,7 +261,7 @@ def _reasons_at_run_time(constants: Mapping[str, Constant]) -> dict[str, str]:
 def budgets_of(paper: Paper, task: Task, name: str) -> tuple[Budget, Budget]:
     """The paper's budget, empty where it does not concern the task, and the task's own, empty where it has none.
 
-    A task for which no `day` is given, or whose paper trains no longer than that, has its `paper` as its day.
+    A task for which no `day` is given takes no longer than that: its day is its `paper`.
     """
     if name == "day" and not _has_a_day(paper, task):
         name = "paper"
@@ -279,11 +278,9 @@ def budgets_of(paper: Paper, task: Task, name: str) -> tuple[Budget, Budget]:
 
 def _has_a_day(paper: Paper, task: Task) -> bool:
     wide = paper.budgets.get("day")
-    if "day" in task.budgets or wide is None or task.script != "train":
-        return "day" in task.budgets
-    per_step = task.frames_per_agent_step or paper.frames_per_agent_step
-    frames = agent_steps_to_frames(wide.settings.get("training_steps", 0), per_step)
-    return task.kind in (wide.kinds or (task.kind,)) and frames < (task.paper_frames or math.inf)
+    return "day" in task.budgets or (
+        wide is not None and task.script == "train" and task.kind in (wide.kinds or (task.kind,))
+    )
 
 
 def _shorter(task: Task, wide: Budget) -> dict[str, int | None]:

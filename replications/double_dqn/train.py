@@ -143,7 +143,7 @@ def q_targets(
 def q_loss(
     values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, error_clip: float
 ) -> torch.Tensor:
-    """DQN's Equation 3, the error clipped: the gradient is the sum of -clip(y - Q(s, a), -1, 1) dQ(s, a).
+    """DQN's Methods, Training algorithm, the error clipped: the gradient is the sum of -clip(y - Q(s, a), -1, 1) dQ(s, a).
 
     values (B, A), actions (B,) int64, targets (B,) -> scalar. Summed over the minibatch, not averaged: the
     learning rate is meant for sums.

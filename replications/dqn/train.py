@@ -128,7 +128,7 @@ def exploration(step: int, config: Config) -> float:
 def q_targets(
     rewards: torch.Tensor, q_hat: torch.Tensor, terminals: torch.Tensor, discount: float
 ) -> torch.Tensor:
-    """Equation 2: y = r, or r + discount max_a' Q(s', a'; theta-) where the episode goes on.
+    """The target of Algorithm 1: y = r, or r + discount max_a' Q(s', a'; theta-) where the episode goes on.
 
     rewards (B,) float32, values of s' (B, A), terminals (B,) bool -> (B,) float32.
     """
@@ -138,7 +138,7 @@ def q_targets(
 def q_loss(
     values: torch.Tensor, actions: torch.Tensor, targets: torch.Tensor, error_clip: float
 ) -> torch.Tensor:
-    """DQN's Equation 3, the error clipped: the gradient is the sum of -clip(y - Q(s, a), -1, 1) dQ(s, a).
+    """Methods, Training algorithm, the error clipped: the gradient is the sum of -clip(y - Q(s, a), -1, 1) dQ(s, a).
 
     values (B, A), actions (B,) int64, targets (B,) -> scalar. Summed over the minibatch, not averaged: the
     learning rate is meant for sums.

@@ -68,8 +68,8 @@ class Config:
     final_exploration_step: int = 1_000_000  # agent steps ("frames") after the replay start
 
     evaluation_period: int = 50_000  # agent steps between evaluation phases; Figure 2, an epoch
-    evaluation_steps: int = 10_000  # agent steps of a phase; section 5.1, Figure 2
-    evaluation_epsilon: float = 0.05  # section 5.1
+    evaluation_steps: int = 10_000  # agent steps of a phase; Figure 2
+    evaluation_epsilon: float = 0.05  # Figure 2
     held_out_states: int = 500  # states whose mean max Q is traced; number not given
 
     learn_while_stepping: bool = False  # updates while the emulators step; the paper's come after

@@ -44,7 +44,7 @@ from common.runs.run import Run
 class Config:
     """Defaults are the paper's; "Methods" and "EDT1" are DQN's, "DDQN" is van Hasselt et al. (2016)."""
 
-    training_steps: int = 50_000_000  # agent steps (200M frames); Section 4
+    training_steps: int = 50_000_000  # agent steps (200M frames); Figure 7
     num_envs: int = 1  # environments stepped together; the paper has one
     frame_skip: int = 4  # frames per agent step; EDT1 "action repeat"
     stack: int = 4  # frames; EDT1 "agent history length"
@@ -79,7 +79,7 @@ class Config:
     final_exploration_step: int = 1_000_000  # agent steps after the replay start; EDT1
 
     evaluation_period: int = 1_000_000  # agent steps between evaluation phases; DDQN, appendix
-    evaluation_steps: int = 125_000  # agent steps of a phase (500,000 frames); Table 5
+    evaluation_steps: int = 125_000  # agent steps of a phase (500,000 frames); Table 4
     evaluation_epsilon: float = 0.01  # Table 5
     held_out_states: int = 500  # states whose mean max Q is traced; DQN's released code "valid_size"
 

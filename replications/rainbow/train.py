@@ -79,7 +79,7 @@ class Config:
     noisy_sigma: float = 0.5  # sigma_0; Table 1
 
     priority_exponent: float = 0.5  # omega; Table 1
-    priority: Literal["kl", "cross_entropy"] = "kl"  # the loss that it is of; "Prioritized replay"
+    priority: Literal["kl", "cross_entropy"] = "kl"  # the loss that it is of; "The Integrated Agent"
     priority_floor: float = 1e-6  # added to the loss; the paper gives none
     importance_exponent: float = 0.4  # beta at the start, 1 at the end of training; Table 1
 
@@ -156,7 +156,7 @@ def importance_weights(probabilities: np.ndarray, count: int, beta: float) -> np
 
 
 def new_priorities(sizes: torch.Tensor, config: Config) -> np.ndarray:
-    """p_i is the loss, not weighted ("Prioritized replay"). (B,) -> (B,) float64 in main memory."""
+    """p_i is the loss, not weighted ("The Integrated Agent"). (B,) -> (B,) float64 in main memory."""
     return sizes.clamp(min=0).cpu().double().numpy() + config.priority_floor  # rounding: a KL of 0 below 0
 
 
