@@ -462,7 +462,7 @@ def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
         assert old in text
         (tmp_path / name).write_text("# a comment\n" + text.replace(old, new))
 
-    change("replications/dqn/train.py", '"""Equation 2', '"""Changed words; equation 2')
+    change("replications/dqn/train.py", '"""The target of Algorithm 1', '"""Changed words; equation 2')
     change("common/runs/tracking.py", "PROJECT = ", "ANOTHER = ")  # plumbing: it changes no number
     assert provenance.code_fingerprint("dqn") == before
     change("replications/dqn/train.py", 'reduction="sum"', 'reduction="mean"')
