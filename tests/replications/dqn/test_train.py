@@ -242,9 +242,7 @@ def test_no_target_and_no_replay_are_what_the_ablation_says():
         "no_target": (True, False),
         "neither": (False, False),
     }
-    for (
-        s
-    ) in settings.values():  # a fifth of the length of the main runs, whose 50 million frames are agent steps
+    for s in settings.values():  # a fifth of the main runs' 50 million frames, which are agent steps
         assert s["training_steps"] * 5 == Config().training_steps
         assert (s["evaluation_period"], s["evaluation_steps"]) == (250_000, 135_000)
     assert {f.name for f in dataclasses.fields(Config)} == set(settings["both"])
