@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +65,18 @@ def find_table(name: str, loaded: Mapping[str, papers.Paper]) -> tuple[papers.Pa
 
 @dataclass(frozen=True)
 class Objectives:
-    """A table of objectives, measured: task -> (random, best), (row, task) -> its cell."""
+    """A table of objectives, measured: (row, task) -> its cell, task -> (random, best), by the first reading of random play unless
+    `read_as` says another."""
 
     table: Table
     cells: Mapping[tuple[str, str], Cell]
     scale: Mapping[str, tuple[float, float]]
+
+    def read_as(self, reading: str) -> Objectives:
+        return replace(
+            self,
+            scale={t: (self.table.random[reading][t].value, best) for t, (_, best) in self.scale.items()},
+        )
 
     def normalised(self, variant: str, task: str) -> np.ndarray:
         """A cell's runs from random play, 0, to the best, 1."""
@@ -102,16 +109,16 @@ def measured(paper: papers.Paper, table: Table, results: Path) -> Objectives:
         for row in table.rows
         for task in table.tasks
     }
-    scale = {}
+    scale, (first, *_) = {}, table.random.values()
     for task in table.tasks:
         scores = [score for (_, t), cell in cells.items() if t == task for score in cell.scores]
-        random = table.random[task].value
+        random = first[task].value
         scale[task] = random, max([*scores, random + 1e-9])
     return Objectives(table, cells, scale)
 
 
 def decide(claim: Comparison, found: Objectives, command: str) -> Decision:
-    """By the bootstrap interval of the difference between its two sides."""
+    """By the bootstrap interval of the difference between its two sides; undecided if the readings of random play disagree."""
     rows = [*claim.higher.rows, *claim.lower.rows]
     missing = missing_of(
         [found.cells[v, t] for v in rows for t in found.table.tasks], found.table.seeds, command
@@ -127,13 +134,26 @@ def decide(claim: Comparison, found: Objectives, command: str) -> Decision:
             else "The row it is about has no runs of some task.",
             missing,
         )
-    means, drawn = {v: found.mean(v) for v in rows}, {v: found.drawn(v) for v in rows}
-    value = float(claim.higher.of(means, HOW) - claim.lower.of(means, HOW))
-    low, high = interval(claim.higher.of(drawn, HOW) - claim.lower.of(drawn, HOW))
-    key = by_interval(low, high, found.seeds(rows))
-    digits = max(0, decimals_for((high - low) / 2))
-    text = f"Difference {format_number(value, digits)} (95 % interval {format_number(low, digits)} to {format_number(high, digits)})."
-    return Decision(key, text, missing, (low, high))
+    keys, texts, intervals = [], [], []
+    for reading in found.table.random:
+        scaled = found.read_as(reading)
+        means, drawn = {v: scaled.mean(v) for v in rows}, {v: scaled.drawn(v) for v in rows}
+        value = float(claim.higher.of(means, HOW) - claim.lower.of(means, HOW))
+        low, high = interval(claim.higher.of(drawn, HOW) - claim.lower.of(drawn, HOW))
+        digits = max(0, decimals_for((high - low) / 2))
+        keys.append(by_interval(low, high, found.seeds(rows)))
+        intervals.append((low, high))
+        texts.append(
+            f"{format_number(value, digits)} (95 % interval {format_number(low, digits)} to {format_number(high, digits)})"
+        )
+    text = f"Difference {texts[0]}."
+    if len(set(keys)) > 1:
+        others = ", ".join(
+            f"{other} where random play is {reading.replace('_', ' ')}"
+            for reading, other in zip([*found.table.random][1:], texts[1:], strict=True)
+        )
+        text = f"Difference {texts[0]}, but {others}: what random play is decides."
+    return Decision(keys[0] if len(set(keys)) == 1 else "undecided", text, missing, intervals[0])
 
 
 def score_in_words(cell: Cell) -> str:
@@ -284,10 +304,10 @@ def context_of(paper: papers.Paper, table: Table, results: Path) -> dict:
         scale = [
             {
                 "task": paper.tasks[task].title,
-                "random": format_number(random, 1),
+                "random": [format_number(rows[task].value, 1) for rows in table.random.values()],
                 "best": format_number(best, 1) if any(found.cells[v, task].runs for v in titles) else DASH,
             }
-            for task, (random, best) in found.scale.items()
+            for task, (_, best) in found.scale.items()
         ]
         header = ["", *(paper.tasks[task].title for task in table.tasks)]
         latex = [[r["title"], r["printed"], r["ours"] or DASH, r["interval"] or DASH] for r in rows]

@@ -63,7 +63,8 @@ class Table:
 
     layout: `objectives` (rows are variants; a task's scores are put on a scale from random play, 0, to the best result, 1, and
     averaged over tasks), `scores` (rows are variants, columns tasks; drawn the other way round), `measures` (rows and columns are
-    measures of one task with claims). random: task -> the score of random play (`objectives`). seeds: how many each cell has.
+    measures of one task with claims). random: what random play may mean (`objectives`) -> task -> its score; the first is the page's
+    scale, and a claim that another one decides otherwise is undecided. seeds: how many each cell has.
     """
 
     name: str
@@ -74,7 +75,7 @@ class Table:
     rows: tuple[TableRow, ...]
     seeds: int
     columns: tuple[str, ...] = ()
-    random: Mapping[str, Row] | None = None
+    random: Mapping[str, Mapping[str, Row]] | None = None
     notes: tuple[str, ...] = ()
     claims: tuple[Comparison, ...] = ()
 
@@ -190,7 +191,13 @@ def _table(
                     printed={"mean": _row(printed | {"metric": row["metric"]}, folder, "", find, where)},
                 )
             )
-        random = {task: _row(entry["random"], folder, task, find, where) for task in columns}
+        random = {
+            metric: {
+                task: _row({"file": entry["random"]["file"], "metric": metric}, folder, task, find, where)
+                for task in columns
+            }
+            for metric in entry["random"]["metrics"]
+        }
     else:  # scores: rows are tasks
         rows = []
         for row in entry["rows"]:

@@ -30,7 +30,7 @@ tables:
     tasks: [pong, montezuma]
     seeds: 3
     printed: {file: published.csv, game: two}
-    random: {file: published.csv, metric: random}
+    random: {file: published.csv, metrics: [random]}
     rows:
       - {title: The toy, variant: base, metric: toy}
       - {title: The slow toy, variant: slow, metric: slow}
@@ -136,6 +136,22 @@ def test_a_claim_that_fails_and_one_that_waits(toy, whole):
     assert verdicts(text) == {"faster": "not_replicated", "below": "not_replicated"}
     assert 'data-verdict="not_replicated"' in text
     assert "to come" not in text
+
+
+def test_a_claim_that_hangs_on_what_random_play_is_is_undecided(toy, whole):
+    published = toy / "replications/toy/published.csv"
+    published.write_text(
+        published.read_text() + "toy,pong,idle,-29,,p,Table 4\ntoy,montezuma,idle,-100,,p,Table 4\n"
+    )
+    paper = toy / "replications/toy/paper.yaml"
+    paper.write_text(paper.read_text().replace("metrics: [random]", "metrics: [random, idle]"))
+    for variant, pong, montezuma in (("", 9.0, 100.0), ("slow", -25.0, 0.0)):
+        write(toy, variant, task="pong", means=(pong, pong + 0.1, pong + 0.2))
+        write(toy, variant, task="montezuma", means=(montezuma,) * 3)
+    page, text = table(toy)  # slow is below random play in Pong, and above the idle player in both
+    assert verdicts(text) == {"faster": "replicated", "below": "undecided"}
+    assert "where random play is idle" in page.words
+    assert page.table("numbers scale")[1][1:3] == ["\u221220.7", "\u221229.0"]
 
 
 def test_fewer_than_three_seeds_decide_nothing(toy, whole):
