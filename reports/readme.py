@@ -34,7 +34,8 @@ def row_of(entry: Entry) -> tuple[str, str, str]:
     if task.claims:
         judged = judge(entry.target, runs)[1]
         held = sum(claim.key == "holds" for claim in judged)
-        compared = "the paper's claims as stated inequalities" if task.in_paper else "not in the paper"
+        whose = f"{task.claims_by}:" if task.claims_by else "the paper's"
+        compared = f"{whose} claims as stated inequalities" if task.in_paper else "not in the paper"
         return f"{held} of {len(judged)} claims hold, {seeds(entry)}", compared, verdict.word.lower()
     progress = runs[0].run["progress"]
     ours = f"{estimate_in_words(seed_interval(entry.scores, bounds=score_range(task)))}, {seeds(entry)}"

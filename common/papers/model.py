@@ -93,6 +93,7 @@ class Task:
     env_id: str | None = None
     script: str = "train"
     in_paper: bool = True
+    claims_by: str | None = None  # whose the claims are, where they are not the paper's own
     published: Row | None = None
     published_reason: str | None = None
     random: Row | None = None

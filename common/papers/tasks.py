@@ -88,7 +88,7 @@ def _task(
         )
     for key, needed in (
         ("game", "atari"), ("env_id", "gym"), ("script", "claims"), ("claims", "claims"), ("constants", "claims"),
-        ("also", "claims"), ("figures", "claims"),
+        ("also", "claims"), ("figures", "claims"), ("claims_by", "claims"),
     ):  # fmt: skip
         if key in entry and kind != needed:
             raise UserError(
@@ -120,6 +120,7 @@ def _task(
         env_id=named(entry.get("env_id")),
         script=entry.get("script", "train"),
         in_paper=entry.get("in_paper", True),
+        claims_by=entry.get("claims_by"),
         **rows,
         published_reason=entry.get("published_reason"),
         paper_frames=entry.get("paper_frames"),
