@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -238,3 +239,55 @@ def test_a_killed_command_resumed_leaves_the_same_files(tmp_path):
     )
     for name in ("measures.json", "points.csv", "model.safetensors", "board.json"):
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
+
+
+def test_every_update_has_its_rate_and_its_turns(monkeypatch):
+    """The rate falls over the whole training, and positions are turned in all eight ways, or not at all without symmetries."""
+    real, seen = train.update, []
+
+    def update(learner, optimiser, game, batch, turns, l2, rate):
+        seen.append((rate, set(turns.tolist())))
+        return real(learner, optimiser, game, batch, turns, l2, rate)
+
+    monkeypatch.setattr(train, "update", update)
+    for symmetries in (True, False):
+        seen.clear()
+        c = train.Config(**(TINY | {"symmetries": symmetries, "simulations": 2, "batch_size": 32}))
+        train.train(c, 1)
+        assert [rate for rate, _ in seen] == [train.learning_rate(k, c) for k in range(6)]
+        assert seen[0][0] > seen[-1][0]
+        assert set.union(*(turns for _, turns in seen)) == (set(range(8)) if symmetries else {0})
+
+
+def test_who_wins_the_gate_is_the_best_player(monkeypatch):
+    winners = []
+
+    def contest(game, players, games, **options):
+        winners.append([p.clone() for p in players[0].network.parameters()])
+        return np.ones(games), []
+
+    monkeypatch.setattr(train, "contest", contest)
+    _, best, log = train.train(train.Config(**(TINY | {"simulations": 2, "gate": True})), 1)
+    assert log.rows["gate"] == [1.0] * 3
+    for mine, won in zip(best.parameters(), winners[-1], strict=True):
+        assert torch.equal(mine, won)
+
+
+def test_points_in_games_against_others_are_the_players_own(monkeypatch):
+    c = train.Config(**(TINY | GO | {"test_games": 2}))
+    game = train.make_game(c)
+    trained = Trained(
+        c, game, train.for_search(train.Network(c, game)), plumbing.Log(1), np.random.default_rng(0)
+    )
+
+    def contest(game, players, games, alternate):
+        return np.ones(games), [[]]  # Black wins every game
+
+    for name, value in (
+        ("gnu_go", lambda: False), ("contest", contest), ("walk", lambda *a, **k: (1, 1, [])),
+        ("annotated", lambda *a: {}), ("MCTS", lambda *a: SimpleNamespace(close=lambda: None)),
+    ):  # fmt: skip
+        monkeypatch.setattr(measures, name, value)
+    monkeypatch.setattr(Trained, "player", lambda self: SimpleNamespace(notes=[{}]))
+    found, _, _ = measures.against_others(trained, 1)
+    assert (found["black_mcts"], found["white_mcts"]) == (1.0, 0.0)

@@ -8,7 +8,7 @@ from torch import nn
 from common.errors import UserError
 from replications.alphago_zero import opponents, records, train
 from replications.alphago_zero.games import Game, make_game, winner
-from replications.alphago_zero.plumbing import SGD, for_search
+from replications.alphago_zero.plumbing import SGD, Log, for_search
 from replications.alphago_zero.trees import Trees
 
 TINY = dict(
@@ -453,3 +453,55 @@ def test_numbers_below_1_are_one_sentence(name):
 def test_games_that_may_all_end_at_once_must_fit_into_a_checkpoint():
     with pytest.raises(UserError, match="games_at_once 4 in 3 workers are 12 games"):
         config(workers=3)
+
+
+def test_self_play_searches_with_noise_and_a_player_without(monkeypatch):
+    real, seen = train.search, []
+
+    def search(*arguments, noise=False):
+        seen.append(noise)
+        return real(*arguments, noise=noise)
+
+    monkeypatch.setattr(train, "search", search)
+    c = config(simulations=2)
+    network, below = for_search(train.Network(c, make_game(c))), torch.full((2,), -9.0)
+    train.SelfPlay(c, network, below, 1, 0).work()
+    player = train.Player(c, network, 2, np.random.default_rng(0))
+    player.start(make_game(c), 1)
+    player.choose(ONE)
+    assert seen == [True, False]
+
+
+def test_self_play_draws_by_the_seed_of_the_run_and_the_worker():
+    c = config()
+    network, below = for_search(train.Network(c, make_game(c))), torch.full((2,), -9.0)
+    draws = {train.SelfPlay(c, network, below, seed, i).rng.random() for seed in (1, 2) for i in (0, 1)}
+    assert len(draws) == 4
+
+
+def test_nobody_resigns_whose_best_move_is_worth_more(monkeypatch):
+    c = config(played_out=0.0, simulations=2)
+    network, below = for_search(train.Network(c, make_game(c))), torch.full((2,), -0.5)
+    play = train.SelfPlay(c, network, below, 1, 0)
+    monkeypatch.setattr(
+        play.trees,
+        "values",
+        lambda games, actions=None: np.full(len(games), -0.9 if actions is None else 0.5),
+    )
+    assert play.work() == []
+    assert [len(moves) for moves in play.moves] == [1] * 4
+
+
+def test_the_log_counts_blacks_share_and_keeps_the_games_without_resignation():
+    def record(result, could_resign):
+        return records.Record(
+            worker=0, actions=np.array([4]), policies=np.full((1, 9), 1 / 9, np.float32), values=np.zeros(1), result=result,
+            lowest=np.array([-0.1, -0.2]), resigned=False, could_resign=could_resign,
+        )  # fmt: skip
+
+    log, games = Log(1), [record(1, True), record(1, False), record(-1, True), record(0, True)]
+    log.add_games(games)
+    results, lowest = log.played_out()
+    assert (results.tolist(), lowest.tolist()) == ([1.0], [[-0.1, -0.2]])
+    log.add(4, games, [1.0], None, 0.0)
+    assert log.rows["black_share"] == [0.625]
