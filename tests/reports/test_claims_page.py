@@ -77,6 +77,14 @@ def test_all_claims_hold(tmp_path):
     assert entry_of(load_target(NAME), tmp_path).verdict.key == "replicated"
 
 
+def test_a_variants_page_says_which_it_is(tmp_path):
+    name = "alphago_zero-no_symmetries_go_5x5"
+    text = render(name, out=tmp_path / "page.html", results=tmp_path).read_text()
+    assert ", without symmetries, Go on 5x5" in re.search("<title>(.*)</title>", text)[1]
+    assert " · without symmetries</p>" in text
+    assert load_target(name).variant.description in text
+
+
 def test_a_claim_that_fails_is_named(tmp_path):
     for seed in (1, 2, 3):
         write_run(tmp_path, seed, measures=GOOD | {"row_3_single": 3.2 + seed / 1000})

@@ -121,6 +121,7 @@ def test_variant_without_a_published_row(toy):
     p = page(toy, variant="slow")
     assert p.html["data-verdict"] == "no_published"
     assert "the ablation" in p.words.lower()
+    assert "<title>TOY (2015), slower, " in p.raw
 
 
 def test_stopped_early_is_not_the_papers_length(toy):
