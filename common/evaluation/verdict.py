@@ -233,9 +233,8 @@ def decide(
         ends = [(bound - random) / (published.value - random) for bound in bounds]
         g = Ratio(g.value, max(g.low, ends[0]), min(g.high, ends[1]))
     if published.standard_error is None:
-        notes.append(
-            "The published score's own error is not printed (unknown), so the interval carries only ours."
-        )
+        ours_alone = "" if g.low is None else ", so the interval carries only ours"
+        notes.append(f"The published score's own error is not printed (unknown){ours_alone}.")
     if g.value > FAR_ABOVE:
         notes.append(
             f"Far above: check the protocol. This is {format_percent(g.value)} of the published margin over random."
@@ -342,7 +341,8 @@ def decide_claims(
     """
     n = min(claim.score.n for claim in claims)
     by = {key: [claim.name for claim in claims if claim.key == key] for key in ("holds", "fails", "open")}
-    all_claims = f"all {len(claims)} claims" if len(claims) > 1 else "the claim"
+    one = len(claims) == 1
+    all_claims = "the claim" if one else f"all {len(claims)} claims"
     count = f"{len(by['holds'])} of {len(claims)} claims"
     size = f"at {whose}'s own size" if full else f"at less than {whose}'s size"
     missing = [m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), (f"{whose}'s size", not full)) if lacks]
@@ -361,11 +361,13 @@ def decide_claims(
         about = f"A statement about {who.lower()}, not about the paper: that takes {' and '.join(missing)}."
         if not by["fails"] and not by["open"]:
             return verdict(
-                "reached", f"{who} ({seeds_in_words(n)} {size}) did what {all_claims} say.", (*notes, about)
+                "reached",
+                f"{who} ({seeds_in_words(n)} {size}) did what {all_claims} {'says' if one else 'say'}.",
+                (*notes, about),
             )
         return verdict(
             "not_reached" if full else "too_short",
-            f"{who} ({seeds_in_words(n)} {size}) did what {count} say.",
+            f"{who} ({seeds_in_words(n)} {size}) did {'not do what the claim says' if one else f'what {count} say'}.",
             (*notes, about),
         )
     fixed = sum(claim.deterministic for claim in claims)
@@ -385,4 +387,6 @@ def decide_claims(
             ", or they could not be measured" if unmeasured else ""
         )
         return verdict("undecided", f"Undecided: {count} hold {over}; {why}.")
-    return verdict("replicated", f"{all_claims[0].upper()}{all_claims[1:]} hold {over}.")
+    return verdict(
+        "replicated", f"{all_claims[0].upper()}{all_claims[1:]} {'holds' if one else 'hold'} {over}."
+    )

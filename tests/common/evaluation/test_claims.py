@@ -88,3 +88,11 @@ def test_claims_without_chance_are_no_claims_over_seeds():
     both = decide_claims([fixed, random], full=True).sentence
     assert "one came out the same with every seed" in both
     assert "the same with every seed" not in decide_claims([random], full=True).sentence
+
+
+def test_one_claim_says_and_holds():
+    one = claim(5, at_least=0)
+    assert "did what the claim says." in decide_claims([one], full=True).sentence
+    assert "did not do what the claim says." in decide_claims([claim(-1, at_least=0)], full=True).sentence
+    assert "did what all 2 claims say." in decide_claims([one, one], full=True).sentence
+    assert decide_claims([HOLDS], full=True).sentence.startswith("The claim holds ")
