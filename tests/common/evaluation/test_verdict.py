@@ -179,3 +179,30 @@ def test_a_number_of_another_paper_is_called_so():
     assert "the published score of Others 2018, column A3C is 7, random play" in whose.sentence
     assert "the paper reports" not in whose.sentence
     assert "the paper reports 7, random play" in decide(published=Published(7.0, 19.0, 3), **scores).sentence
+    long = {
+        "published": Published(100.0, by="Others 2018"),
+        "random": 0.0,
+        "frames": [FULL] * 3,
+        "paper_frames": FULL,
+    }
+    for means, said in (
+        ([10.0, 11.0, 12.0], "Others 2018 was not replicated"),
+        ([98.0, 99.0, 100.0], "Others 2018 holds"),
+    ):
+        told = decide(means, **long).sentence
+        assert (
+            f"The published score of {said}. After a training of the length of the scores compared with,"
+            in told
+        )
+        assert "the paper" not in told
+    assert (
+        "the length of the scores compared with."
+        in decide([10.0], **{**long, "frames": [FULL // 4]}).notes[-1]
+    )
+
+
+def test_only_an_interval_is_said_to_carry_our_error_alone():
+    printed = {"published": Published(100.0), "random": 0.0, "frames": [FULL] * 3, "paper_frames": FULL}
+    one, three = (" ".join(decide(scores, **printed).notes) for scores in ([50.0], [50.0, 51.0, 52.0]))
+    assert "is not printed (unknown)." in one
+    assert "is not printed (unknown), so the interval carries only ours." in three
