@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import as_printed, decimals_for, format_number, format_percent
-from common.evaluation.verdict import THRESHOLD, Verdict, score_in_words
+from common.evaluation.verdict import THRESHOLD, Verdict, score_in_words, whole_length
 from common.papers import Resolved, Task
 from reports.charts import PictureRow, picture, strips
 from reports.curves import Chart, Line, series_of, within
@@ -253,7 +253,9 @@ def details(
     return {
         "notes": notes,
         "agent_steps": max(run.agent_steps for run in (finished or runs)),
-        "fraction": format_percent(verdict.fraction) if verdict.fraction is not None else None,
+        "fraction": f"{format_percent(verdict.fraction)} of {whole_length(task.protocol.published_by)}"
+        if verdict.fraction is not None
+        else None,
         "picture": verdict_picture(task, verdict, finished) if finished else None,
         "scores": score_rows(task, verdict, finished),
         "others": other_rows(target),

@@ -24,7 +24,15 @@ from common.evaluation.statistics import (
     format_number,
     format_percent,
 )
-from common.evaluation.verdict import WORDS, Verdict, score_alone, score_in_words, seeds_in_words, state
+from common.evaluation.verdict import (
+    WORDS,
+    Verdict,
+    score_alone,
+    score_in_words,
+    seeds_in_words,
+    state,
+    whole_length,
+)
 from common.say import say
 from reports.render import environment, made_from, make_preview, write
 from reports.runs import SeedRun, find_runs, finished_of
@@ -109,7 +117,9 @@ def cell(entry: Entry, has_page: bool) -> dict:
     if v.g is not None:
         words.append(f"{format_percent(v.g.value)} of the published margin")
     if v.fraction is not None:
-        words.append(f"{format_percent(v.fraction)} of the paper's frames")
+        words.append(
+            f"{format_percent(v.fraction)} of {whole_length(entry.target.task.protocol.published_by)}"
+        )
     if entry.size:
         words.append(f"size {size_name(entry.size)}, {'recorded' if entry.source == 'recorded' else 'own'}")
     if entry.problem:

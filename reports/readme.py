@@ -11,7 +11,7 @@ from common import papers
 from common.errors import UserError, run_main
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import as_printed, estimate_in_words, format_percent, seed_interval
-from common.evaluation.verdict import seeds_in_words
+from common.evaluation.verdict import seeds_in_words, whole_length
 from common.files import write_file
 from common.say import say
 from reports.index import Entry, all_targets, entry_of
@@ -48,14 +48,16 @@ def row_of(entry: Entry) -> tuple[str, str, str]:
             f"{reached} of {len(runs)} seeds reach our bar of {task.bar:g}{earlier}",
         )
     share = format_percent(verdict.fraction) if verdict.fraction is not None and verdict.fraction < 1 else ""
-    length = f"{share} of the paper's length" if share else "the paper's length"
+    whole = whole_length(task.protocol.published_by)
+    length = f"{share} of {whole}" if share else whole
     if task.published is None:
         steps = f"{progress['agent_steps'] / 1e6:.1f} million agent steps"
         return f"{ours}, {steps}", "no score is printed", f"{length}{earlier}"
     spread = f" ± {as_printed(task.published.stdev)}" if task.published.stdev else ""
-    whole = f"{task.paper_frames / 1e6:g} million frames"
     by = f" ({task.protocol.published_by})" if task.protocol.published_by else ""
-    published = f"{as_printed(task.published.value)}{spread}{by} at {whole}"
+    published = (
+        f"{as_printed(task.published.value)}{spread}{by} at {task.paper_frames / 1e6:g} million frames"
+    )
     if task.random:
         published += f" (random play: {as_printed(task.random.value)})"
     return (

@@ -120,9 +120,17 @@ def seeds_in_words(n: int) -> str:
     return "one seed" if n == 1 else f"{n} seeds"
 
 
-def _length_in_words(fraction: float | None) -> str:
+def whole_length(by: str | None) -> str:
+    """The length that runs are measured by. `by`: whose scores they are compared with, where not the paper's own."""
+    return "the length of the scores compared with" if by else "the paper's length"
+
+
+def _length_in_words(fraction: float | None, by: str | None) -> str:
     if fraction is None:
         return "a training whose length cannot be compared with the paper's"
+    if by:
+        share = "a training" if fraction >= 1 else format_percent(fraction)
+        return f"{share} of {whole_length(by)},"
     if fraction >= 1:
         return "the paper's full training"
     return f"{format_percent(fraction)} of the paper's training"
@@ -245,7 +253,7 @@ def decide(
         notes.append(f"Evaluated on {episodes} of the protocol's {protocol_episodes} episodes.")
     point, interval = ratio_in_words(g)
     lead = (
-        f"After {_length_in_words(fraction)} {_scored(ours)}; {published.in_words}, "
+        f"After {_length_in_words(fraction, published.by)} {_scored(ours)}; {published.in_words}, "
         f"random play {as_printed(random)}."
     )
     notes.insert(
@@ -259,7 +267,9 @@ def decide(
         key = "reached" if g.value >= THRESHOLD else "too_short" if far else "not_reached"
         who = "this run" if n == 1 else "these runs"
         missing = [
-            m for m, lacks in (("3 seeds or more", n < MIN_SEEDS), ("the paper's length", short)) if lacks
+            m
+            for m, lacks in (("3 seeds or more", n < MIN_SEEDS), (whole_length(published.by), short))
+            if lacks
         ]
         missing += ["the whole evaluation"] if few_episodes else []
         notes.append(f"A statement about {who}, not about the paper: that takes {' and '.join(missing)}.")
@@ -270,12 +280,13 @@ def decide(
         }
         return verdict(key, f"{lead} {did[key]}".strip(), g)
 
+    whose = f"the published score of {published.by}" if published.by else "the published score"
     if g.low >= THRESHOLD:
         notes.insert(1, "The whole interval is at or above 90 %.")
-        return verdict("replicated", f"The published score holds. {lead}", g)
+        return verdict("replicated", f"{capital(whose)} holds. {lead}", g)
     if g.high < THRESHOLD:
         notes.insert(1, "The whole interval is below 90 %.")
-        return verdict("not_replicated", f"The published score was not replicated. {lead}", g)
+        return verdict("not_replicated", f"{capital(whose)} was not replicated. {lead}", g)
     notes.insert(1, "The interval holds 90 %; more seeds would narrow it.")
     return verdict("undecided", f"Undecided. {lead}", g)
 

@@ -59,7 +59,7 @@ def test_every_page_stands_in_the_table_with_its_verdict(toy, entries):
     assert list(cells) == ["Montezuma", "Pong", "CartPole"]  # games first
     assert "18.5" in cells["Pong"][0]
     assert "99 %" in cells["Pong"][0]
-    assert "1.0 % of the paper's frames; size hour, own" in cells["Pong"][0]
+    assert "1.0 % of the paper's length; size hour, own" in cells["Pong"][0]
     assert "size hour, recorded" in cells["CartPole"][0]
     assert (cells["Montezuma"][1], cells["CartPole"][1]) == ("", "")  # the variant has no such task
     keys = {a["data-key"]: a["class"] for tag, a in p.tags if tag == "td" and "data-key" in a}
