@@ -277,6 +277,10 @@ def small_charts(cells: Sequence[Cell]) -> list[dict]:
     return charts
 
 
+def hours_of(runs: Sequence[SeedRun]) -> float:
+    return sum((run.run["cost"]["seconds"] or 0) for run in runs) / 3600
+
+
 def context_of(paper: papers.Paper, variant: str, results: Path) -> dict:
     """All that the template shows."""
 
@@ -294,7 +298,10 @@ def context_of(paper: papers.Paper, variant: str, results: Path) -> dict:
     aside = [cell for cell in cells.values() if not cell.target.task.claims and not cell.target.task.in_paper]
     with_claims = [cell for cell in cells.values() if cell.target.task.claims]
     rows = [table_row(cell) for cell in scored]
-    runs = [run for cell in cells.values() for run in cell.runs]
+    runs, runs_aside = (
+        [run for cell in cells.values() if cell.target.task.in_paper is printed for run in cell.runs]
+        for printed in (True, False)
+    )
     agent = papers.agent_name(paper.name, variant or None)
     verdicts = [verdict_of(cell) for cell in cells.values() if cell.runs]
     if decisions:
@@ -319,13 +326,13 @@ def context_of(paper: papers.Paper, variant: str, results: Path) -> dict:
     ]
     return {
         "paper": paper, "citation": paper.citation, "variant": paper.variants[variant] if variant else None, "agent": agent,
-        "claims": decisions, "key": key, "rows": rows, "n_runs": len(runs), "n_tasks": sum(r["has"] for r in rows),
+        "claims": decisions, "key": key, "rows": rows, "n_runs": len(runs), "n_aside": len(runs_aside), "n_tasks": sum(r["has"] for r in rows),
         "tasks_with_claims": [{"title": c.target.task.title, "page": c.page, "verdict": verdict_of(c), "seeds": len(c.runs), "other": c.other} for c in with_claims],
         "tables": [] if variant else [{"page": f"{paper.name}_{t.name}.html", "title": t.title, "source": t.source} for t in paper.printed_tables],
         "variants": [] if variant else [(papers.agent_name(paper.name, v.name), v.title) for v in paper.variants.values() if v.name],
         "summary": summary_of(scored), "outcomes": outcomes_of(paper, variant, cells), "charts": small_charts(scored),
         "aside": [(c.target.task.title.removesuffix(NOT_IN_PAPER), c.page) for c in aside if c.runs or c.other],
-        "hours": sum((run.run["cost"]["seconds"] or 0) for run in runs) / 3600, "codes": codes_of(list(cells.values())),
+        "hours": hours_of(runs), "hours_aside": hours_of(runs_aside), "codes": codes_of(list(cells.values())),
         "csv": csv_of([(agent, task, cell) for task, cell in cells.items()], agent), "latex": latex_of(header, latex, f"{paper.short}: {paper.title}"),
         "page": f"reports/{agent}.html",
     }  # fmt: skip

@@ -430,6 +430,17 @@ def test_no_interval_and_no_band_leaves_the_scores_that_can_be(toy, whole, monke
     assert all(max(s.high) == 21.0 and min(s.low) >= -21.0 for s in bands)
 
 
+def test_a_task_that_is_not_in_the_paper_has_no_run_of_the_papers_length(toy, whole, capsys):
+    write(toy, means=(9.0, 9.1))
+    write_run(toy, task="cartpole", mean=480.0, size="paper", frames=PAPER_FRAMES, settings={
+        "training_steps": 1_000_000, "learning_rate": 0.00025, "target_period": 10_000
+    })  # fmt: skip
+    page = Reader(paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text())
+    assert "toy.html: 2 runs of the paper's length.\n" in capsys.readouterr().out
+    assert "2 runs at the paper\u2019s length took 1.7 hours" in page.words
+    assert "1 of tasks that are not in the paper took 0.8." in page.words
+
+
 def test_the_terminal_says_claims_in_the_pages_words(toy, whole, capsys):
     write_run(toy, mean=9.0)
     paper_page.render_paper("toy", toy / "results", toy / "toy.html")
