@@ -156,8 +156,6 @@ def _by_games(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing | N
         else "not_replicated"
         if below > total - needed
         else waiting([cells[task] for task in claim.tasks])
-        if not above + below
-        else "in_progress"
     )
     return Decision(key, text, missing if key not in ("replicated", "not_replicated") else None)
 
@@ -165,9 +163,8 @@ def _by_games(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing | N
 def _by_aggregate(claim: PaperClaim, cells: Mapping[str, Cell], missing: Missing | None) -> Decision:
     scores = [v for t in claim.tasks if (v := human_normalised(cells[t])) is not None and len(v) >= MIN_SEEDS]
     if len(scores) < len(claim.tasks):
-        key = "in_progress" if scores else waiting([cells[t] for t in claim.tasks])
         return Decision(
-            key,
+            waiting([cells[t] for t in claim.tasks]),
             f"{len(scores)} of {len(claim.tasks)} games have {MIN_SEEDS} seeds of the paper's length.",
             missing,
         )

@@ -126,9 +126,8 @@ def decide(claim: Comparison, found: Objectives, command: str) -> Decision:
     incomplete = [v for v in rows if not found.complete(v)]
     if incomplete:
         cells = [found.cells[v, t] for v in rows for t in found.table.tasks]
-        key = waiting(cells) if len(incomplete) == len(rows) else "in_progress"
         return Decision(
-            key,
+            waiting(cells),
             f"{len(rows) - len(incomplete)} of the {len(rows)} rows it is about have runs of every task."
             if len(rows) > 1
             else "The row it is about has no runs of some task.",

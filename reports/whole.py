@@ -144,7 +144,9 @@ class Decision:
 
 
 def waiting(cells: Sequence[Cell]) -> str:
-    """The state of what has no run at the paper's length: nothing was run, or only shorter."""
+    """The state of what still lacks runs: in progress with the first of the paper's length, else too short with any shorter one."""
+    if any(cell.runs for cell in cells):
+        return "in_progress"
     return "too_short" if any(cell.short for cell in cells) else "nothing_yet"
 
 
