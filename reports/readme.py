@@ -11,7 +11,7 @@ from common import papers
 from common.errors import UserError, run_main
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import as_printed, estimate_in_words, format_percent, seed_interval
-from common.evaluation.verdict import seeds_in_words, whole_length
+from common.evaluation.verdict import WORDS, seeds_in_words, whole_length
 from common.files import write_file
 from common.say import say
 from reports.index import Entry, all_targets, entry_of
@@ -71,9 +71,8 @@ def table_row(paper: papers.Paper, table) -> tuple[str, str, str] | None:
     context = context_of(paper, table, NOWHERE)
     if not context["runs"]:
         return None
-    decided = [(c, d) for c, d in context["claims"] if d.key not in ("nothing_yet", "in_progress")]
-    said = "; ".join(f"{claim.statement}: {decision.word.lower()}" for claim, decision in decided)
-    return f"{context['runs']} of {context['wanted']} runs", table.source, said or "in progress"
+    said = "; ".join(filter(None, (WORDS[context["key"]][0].lower(), context["decided"])))
+    return f"{context['runs']} of {context['wanted']} runs", table.source, said
 
 
 def block() -> str:

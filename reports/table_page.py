@@ -31,12 +31,14 @@ from common.papers.printed import Comparison, Table
 from common.say import say
 from reports.render import environment, write
 from reports.whole import (
+    WAITING,
     Cell,
     Decision,
     by_interval,
     cell_of,
     codes_of,
     command,
+    decided,
     missing_of,
     overall,
     said,
@@ -327,12 +329,12 @@ def context_of(paper: papers.Paper, table: Table, results: Path) -> dict:
     runs = sum(len(cell.runs) for cell in cells.values())
     wanted = table.seeds * len(cells)
     key = overall([decision for _, decision in decisions])
-    if key in ("nothing_yet", "too_short") or not decisions:
-        key = "in_progress" if runs else waiting(list(cells.values()))
+    if not decisions or any(decision.key in WAITING for _, decision in decisions):
+        key = waiting(list(cells.values()))
     lines = [(titles.get(v) or "", task, cell) for (v, task), cell in cells.items()]
     return {
         "paper": paper, "citation": paper.citation, "table": table, "rows": rows, "header": header, "scale": scale,
-        "claims": decisions, "key": key, "runs": runs, "wanted": wanted,
+        "claims": decisions, "decided": decided([d for _, d in decisions]), "key": key, "runs": runs, "wanted": wanted,
         "missing": missing_of(list(cells.values()), table.seeds, command), "page": page, "command": command,
         "codes": codes_of(list(cells.values())),
         "hours": sum(run.run["cost"]["seconds"] for cell in cells.values() for run in cell.runs) / 3600,

@@ -166,6 +166,20 @@ def overall(decisions: Sequence[Decision]) -> str:
     return "replicated" if keys else "not_testable"
 
 
+WAITING = ("in_progress", "too_short", "nothing_yet")  # for runs
+DECIDED = ("replicated", "not_replicated")
+
+
+def decided(decisions: Sequence[Decision]) -> str:
+    """`1 of 3 claims decided: not replicated`; empty where none is."""
+    words = [d.word.lower() for d in decisions if d.key in DECIDED]
+    if not words:
+        return ""
+    each = [f"{words.count(word)} {word}" for word in dict.fromkeys(words)]
+    how = ", ".join(each) if len(each) > 1 else words[0]
+    return f"{len(words)} of {counted(len(decisions), 'claim')} decided: {how}"
+
+
 def counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 

@@ -131,11 +131,23 @@ def test_a_claim_that_fails_and_one_that_waits(toy, whole):
     _, text = table(toy)
     assert verdicts(text) == {"faster": "in_progress", "below": "in_progress"}
     assert "3 runs to come, about 2.5 h of one process" in text  # 3000 s each, three of montezuma
+    assert "The numbers are provisional" in text
     write(toy, "slow", task="montezuma", means=(500.0, 510.0, 520.0))
     _, text = table(toy)
     assert verdicts(text) == {"faster": "not_replicated", "below": "not_replicated"}
     assert 'data-verdict="not_replicated"' in text
     assert "to come" not in text
+    assert "Not replicated; 2 of 2 claims decided: not replicated" in text
+    assert "provisional" not in text
+
+
+def test_a_table_with_a_claim_that_waits_is_in_progress(toy, whole):
+    write(toy, "slow", task="pong", means=(9.0, 9.1, 9.2))
+    write(toy, "slow", task="montezuma", means=(500.0, 510.0, 520.0))
+    page, text = table(toy)
+    assert verdicts(text) == {"faster": "in_progress", "below": "not_replicated"}
+    assert 'data-verdict="in_progress"' in text
+    assert "In progress; 1 of 2 claims decided: not replicated" in page.words
 
 
 def test_a_claim_that_hangs_on_what_random_play_is_is_undecided(toy, whole):
