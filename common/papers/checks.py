@@ -18,6 +18,11 @@ def check_settings(paper: Paper) -> None:
                 f"{paper.file}: field {name!r} is not in Config of {paper.folder / 'train.py'}{suggestion(name, fields)}"
             )
 
+    known = {name for variant in paper.variants.values() for name in variant.tasks}
+    for name in (name for deviation in paper.deviations for name in deviation.get("tasks", ())):
+        if name not in known:
+            raise UserError(f"{paper.file}: deviations: unknown task {name!r}{suggestion(name, known)}")
+
     def check(where: str, settings: Mapping, reasons: Mapping, tasks: Sequence[Task]) -> None:
         """`tasks` are those that the settings are for: what the paper says can differ between their kinds."""
         typed(

@@ -161,7 +161,7 @@ class Paper:
     constants_by_kind: dict[
         str, tuple[Constant, ...]
     ]  # kind of task -> those that concern it, with its values
-    deviations: tuple[dict, ...]  # what, reason, source, kinds
+    deviations: tuple[dict, ...]  # what, reason, source, kinds, tasks
     engineering: tuple[str, ...]
     variants: dict[str, Variant]  # "" is the base
     budgets: dict[str, Budget]

@@ -190,6 +190,7 @@ def _resolve(
         Deviation(d["what"], None, None, "", d.get("source", ""), d["reason"], "listed")
         for d in (*paper.deviations, *task.deviations)
         if task.kind in d.get("kinds", (task.kind,) if task.script == "train" or d in task.deviations else ())
+        and task.name in d.get("tasks", (task.name,))
     ]
     for name, value in settings.items():
         expected = paper_value(name, fields, constants)

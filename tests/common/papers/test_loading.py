@@ -113,6 +113,7 @@ def test_check_defaults_sees_a_changed_default_and_a_field_that_no_constant_name
         ("paper: toy\n", "paper: other\n", "'other' is not the folder's name; write 'toy'"),
         ("title: A toy\n", "title: A toy\ntitle: B\n", "line 5: not valid YAML: key 'title' is given twice"),
         ("summary: It", "summary: [It", "not valid YAML"),
+        ("kinds: [atari]}", "kinds: [atari], tasks: [pnog]}", "unknown task 'pnog' .did you mean 'pong'"),
         ("field: capacity", "field: capacty", "'capacty' is not in Config of .*did you mean 'capacity'"),
         (
             "ours: 1000, reason: memory",
@@ -549,6 +550,13 @@ def test_evaluation_is_shortened_by_the_budget_and_never_lengthened(toy):
     )
     assert resolve("toy", None, "cartpole", "smoke", root=toy).protocol.episodes == 3
     assert resolve("toy", None, "pong", "hour", root=toy).protocol.episodes == 30
+
+
+def test_a_deviation_of_one_task_is_told_of_that_task_alone(toy):
+    edit(toy, "theirs is lost, kinds: [atari]}", "theirs is lost, kinds: [atari], tasks: [pong]}")
+    for task, told in (("pong", True), ("ms_pacman", False)):
+        found = {d.what for d in resolve("toy", None, task, "paper", root=toy).deviations}
+        assert ("another emulator" in found) is told
 
 
 def test_every_difference_is_a_deviation_with_its_reason(toy):
