@@ -10,7 +10,13 @@ from pathlib import Path
 from common import papers
 from common.errors import UserError, run_main
 from common.evaluation.ranges import score_range
-from common.evaluation.statistics import as_printed, estimate_in_words, format_percent, seed_interval
+from common.evaluation.statistics import (
+    as_played,
+    as_printed,
+    estimate_in_words,
+    format_percent,
+    seed_interval,
+)
 from common.evaluation.verdict import WORDS, seeds_in_words, whole_length
 from common.files import write_file
 from common.say import say
@@ -59,7 +65,7 @@ def row_of(entry: Entry) -> tuple[str, str, str]:
         f"{as_printed(task.published.value)}{spread}{by} at {task.paper_frames / 1e6:g} million frames"
     )
     if task.random:
-        published += f" (random play: {as_printed(task.random.value)})"
+        published += f" (random play: {as_played(task.random.value)})"
     return (
         f"{ours}, {progress['frames'] / 1e6:.1f} million frames",
         published,

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from common.evaluation.statistics import (
     DASH,
     FEW,
+    as_played,
     as_printed,
     decimals_for,
+    decimals_of_mean,
     format_number,
     format_percent,
     standard_error,
@@ -66,7 +68,8 @@ def score_rows(task, verdict: Verdict, finished: Sequence[SeedRun]) -> list[dict
     else:
         for run in finished:
             scores, score = scored_episodes(run), run.evaluation["score"]
-            value = format_number(score, decimals_for(standard_error(spread(scores), len(scores))))
+            error = standard_error(spread(scores), len(scores))
+            value = format_number(score, decimals_of_mean(score, error))
             add(
                 "Ours" if len(finished) == 1 else f"Ours, seed {run.seed}",
                 score,
@@ -77,7 +80,8 @@ def score_rows(task, verdict: Verdict, finished: Sequence[SeedRun]) -> list[dict
     for who, row in (("The paper", task.published), ("Human", task.human), ("Random play", task.random)):
         if row is None:
             continue
-        value = as_printed(row.value) + (f" ± {as_printed(row.stdev)}" if row.stdev is not None else "")
+        told = as_played if who == "Random play" else as_printed
+        value = told(row.value) + (f" ± {told(row.stdev)}" if row.stdev is not None else "")
         metric = f"{row.metric.replace('_', ' ')}, " if who == "The paper" else ""
         what = (
             "mean ± sd; " if row.stdev is not None else ""
@@ -143,7 +147,7 @@ def episode_rows(finished: Sequence[SeedRun]) -> list[dict]:
                     else "after training, not in the score",
                     "in_score": in_score,
                     "n": len(scores),
-                    "mean": format_number(st.fmean(scores), decimals_for(se)),
+                    "mean": format_number(st.fmean(scores), decimals_of_mean(st.fmean(scores), se)),
                     "raw_mean": st.fmean(scores),
                     "sd": format_number(sd, decimals_for(sd)),
                     "se": format_number(se, decimals_for(se)),

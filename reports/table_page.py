@@ -22,6 +22,7 @@ from common.evaluation.statistics import (
     MINUS,
     as_printed,
     decimals_for,
+    decimals_of_mean,
     estimate_in_words,
     format_number,
     seed_interval,
@@ -164,7 +165,9 @@ def score_in_words(cell: Cell) -> str:
         return f"{format_number(estimate.mean, 1)} (one seed)"
     if estimate.method == "bootstrap":
         return estimate_in_words(estimate)
-    return f"{format_number(estimate.mean, decimals_for(estimate.standard_error))} ± {format_number(estimate.sd, decimals_for(estimate.standard_error))}"
+    error = estimate.standard_error
+    mean = format_number(estimate.mean, decimals_of_mean(estimate.mean, error))
+    return f"{mean} ± {format_number(estimate.sd, decimals_for(error))}"
 
 
 def rows_of_objectives(found: Objectives) -> list[dict]:

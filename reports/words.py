@@ -136,14 +136,14 @@ SUPERSCRIPT = str.maketrans(
 
 
 def number(value: float, uncertainty: float | None = None) -> str:
-    """Rounded to what the uncertainty allows, else to four digits; very small ones as a power of ten."""
+    """Rounded to what the uncertainty allows, else to four digits and without zeros at the end; very small ones as a power of ten."""
     if value and abs(value) < 1e-4:
         power = math.floor(math.log10(abs(value)))
         return f"{format_number(value / 10**power, 1)} \u00d7 10{str(power).translate(SUPERSCRIPT)}"
     if uncertainty and uncertainty > 1e-6:
         return format_number(value, max(0, decimals_for(uncertainty)))
     digits = 0 if not value else max(0, 3 - math.floor(math.log10(abs(value))))
-    return format_number(value, digits)
+    return as_printed(round(value, digits))
 
 
 def bound(claim: papers.Claim) -> str:

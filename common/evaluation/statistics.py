@@ -193,6 +193,18 @@ def decimals_for(uncertainty: float | None) -> int:
     return min(6, -exponent + (1 if leading < 1.95 else 0))
 
 
+def decimals_of_mean(mean: float, uncertainty: float | None) -> int:
+    """Decimals of a mean: those of its uncertainty, and never fewer than show two digits of it, or three of a whole number.
+
+    A fraction has at most one more than its uncertainty.
+    """
+    decimals = decimals_for(uncertainty)
+    if not mean or not math.isfinite(mean):
+        return decimals
+    first = -math.floor(math.log10(abs(mean)))
+    return max(decimals, min(first + 2, 0), min(first + 1, decimals + 1))
+
+
 def format_number(value: float | None, decimals: int = 1) -> str:
     """-1234.56 at 1 decimal is `-1,234.6`, with a real minus sign; negative decimals round to tens; None and NaN are a
     dash; never `-0.0`."""
@@ -208,12 +220,17 @@ def as_printed(value: float) -> str:
     return text.replace("-", MINUS)
 
 
+def as_played(value: float) -> str:
+    """A score of random play: printed ones have one decimal at most, ours are rounded to it."""
+    return as_printed(round(value, 1) + 0.0)
+
+
 def format_score(value: float, uncertainty: float | None = None) -> str:
     """A score rounded to what its uncertainty allows: 18.53 ± 0.41 is `18.5 ± 0.4`; without one, `18.5`."""
-    decimals = decimals_for(uncertainty)
     if uncertainty is None or not math.isfinite(uncertainty):
-        return format_number(value, decimals)
-    return f"{format_number(value, decimals)} ± {format_number(uncertainty, decimals)}"
+        return format_number(value)
+    mean = format_number(value, decimals_of_mean(value, uncertainty))
+    return f"{mean} ± {format_number(uncertainty, decimals_for(uncertainty))}"
 
 
 def estimate_in_words(ours: Estimate) -> str:
@@ -226,7 +243,8 @@ def estimate_in_words(ours: Estimate) -> str:
     if ours.method == "Student":
         return format_score(ours.mean, half)
     decimals = decimals_for(half)
-    mean, low, high = (format_number(x, decimals) for x in (ours.mean, ours.low, ours.high))
+    mean = format_number(ours.mean, decimals_of_mean(ours.mean, half))
+    low, high = (format_number(x, decimals) for x in (ours.low, ours.high))
     if ours.n <= FEW:
         return f"{mean} ({_each(ours, decimals)})"
     return f"{mean} (95 % bootstrap interval {low} to {high})"

@@ -7,6 +7,7 @@ import pytest
 
 from common.evaluation.statistics import (
     Estimate,
+    as_played,
     decimals_for,
     estimate_in_words,
     format_number,
@@ -143,6 +144,26 @@ def test_rounding_to_what_the_interval_allows():
     assert format_score(10596.4, 431) == "10,600 ± 400"
     assert format_score(18.53) == "18.5"
     assert format_score(-20.7, 0.97) == "\u221220.7 ± 1.0"
+    wide = [
+        (2856, 5000),
+        (797, 600),
+        (-288.4, 160),
+        (83.4, 90),
+        (3.24, 5),
+        (-5.71, 0.9),
+        (0.0345, 0.5),
+        (0, 5),
+    ]
+    assert [format_score(*pair) for pair in wide] == [
+        "2,860 ± 5,000", "797 ± 600", "\u2212288 ± 160", "83 ± 90", "3.2 ± 5", "\u22125.7 ± 0.9", "0.03 ± 0.5", "0 ± 5",
+    ]  # fmt: skip
+    assert [as_played(x) for x in (-282.512, -20.7, 0, 227.8, -0.04)] == [
+        "\u2212282.5",
+        "\u221220.7",
+        "0",
+        "227.8",
+        "0",
+    ]
     assert [decimals_for(u) for u in (None, 0.0, math.nan, 1.94, 1.96, 99.0)] == [1, 1, 1, 1, 0, -1]
     assert format_number(-0.04) == "0.0"
     assert format_number(123456.0, 0) == "123,456"
@@ -170,8 +191,8 @@ def test_a_bounded_score_has_an_interval_inside_its_bounds():
     assert seed_interval(scores, bounds=(0.0, 1000.0)) == free
     assert mean_interval(scores) == mean_interval(scores)
     many = seed_interval([*scores, *scores], bounds=(0.0, 500.0))
-    assert estimate_in_words(bounded) == "440 (seeds 244, 440, 492, 500, 500)"
-    assert estimate_in_words(many) == "440 (95 % bootstrap interval 370 to 490)"
+    assert estimate_in_words(bounded) == "435 (seeds 244, 440, 492, 500, 500)"
+    assert estimate_in_words(many) == "435 (95 % bootstrap interval 370 to 490)"
 
 
 def test_the_share_of_seeds_that_reach_a_bar():

@@ -91,7 +91,7 @@ def test_no_interval_leaves_what_can_be():
     assert "21.0 in each seed" in equal.sentence
     assert "±" not in equal.sentence
     assert score_alone(equal.score) == "21.0"
-    assert score_alone(inside.score) == "2"
+    assert score_alone(inside.score) == "2.0"
     assert score_alone(pong.score) == "20.7"
 
 
