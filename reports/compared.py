@@ -58,11 +58,20 @@ def charts_of(entries: Sequence[Entry]) -> list[dict]:
     charts = []
     for figure in entries[0].target.task.figures if entries else ():
         curves = {name_of(entry): curves_of(figure["name"], entry.finished) for entry in entries}
-        for series in dict.fromkeys(name for found in curves.values() for name in found):
+        names = dict.fromkeys(name for found in curves.values() for name in found)
+        for series in names:
             lines = {agent: found[series] for agent, found in curves.items() if series in found}
             if len(lines) > 1:
                 legend = [(f"s{index % PALETTE + 1}", agent) for index, agent in enumerate(lines)]
-                charts.append({**figure, "series": series, "svg": draw(figure, lines), "legend": legend})
+                charts.append(
+                    {
+                        **figure,
+                        "series": series,
+                        "several": len(names) > 1,
+                        "svg": draw(figure, lines),
+                        "legend": legend,
+                    }
+                )
     return charts
 
 

@@ -37,7 +37,7 @@ def test_every_cell_is_the_mean_over_the_recorded_seeds(page):
     names = ["base", "no_noise", "no_symmetries", "gate", "separate", "plain"]  # in the order of paper.yaml
     agents = [name for name in names if measures_of(name)]
     assert len(agents) >= 2
-    head, *rows = reader.table("numbers")
+    head, *rows = reader.table("numbers measures")
     assert len(head) == 1 + len(agents)
     assert "3 seeds; paper, recorded" in head[1]
     cells = {row[0]: row[1:] for row in rows}
