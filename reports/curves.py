@@ -152,10 +152,13 @@ class Chart:
         for line in self.lines:
             if self.outside(line):
                 up = line.value > max(y for s in self.series for y in s.values())
-                y, sign = (top + 10, "\u2191") if up else (bottom - 4, "\u2193")
+                # at the end where a rising curve is not
+                x, anchor, y, sign = (
+                    ("10%", "start", top + 10, "\u2191") if up else ("100%", "end", bottom - 4, "\u2193")
+                )
                 words = f"{sign} {line.name}, {as_printed(line.value)}"
                 body.append(
-                    f'<text class="ref-label" x="100%" y="{y}" text-anchor="end">{escape(words)}</text>'
+                    f'<text class="ref-label" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
                 )
                 continue
             y = place(line.value)

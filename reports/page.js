@@ -87,12 +87,12 @@
       const { left, top, width, height } = u.bbox;
       u.ctx.save();
       u.ctx.font = 12 * devicePixelRatio + "px " + getComputedStyle(document.body).getPropertyValue("--sans");
-      u.ctx.textAlign = "right";
       for (const line of lines.filter((l) => l.outside)) {
         const up = line.value > u.scales.y.max;
         if (!up && line.value > u.scales.y.min) continue;
         u.ctx.fillStyle = colour(line.css);
-        u.ctx.fillText((up ? "↑ " : "↓ ") + line.name + ", " + score(line.value), left + width - 4, up ? top + 14 * devicePixelRatio : top + height - 6);
+        u.ctx.textAlign = up ? "left" : "right"; // at the end where a rising curve is not
+        u.ctx.fillText((up ? "↑ " : "↓ ") + line.name + ", " + score(line.value), up ? left + 4 : left + width - 4, up ? top + 14 * devicePixelRatio : top + height - 6);
       }
       u.ctx.restore();
     };

@@ -244,7 +244,10 @@ def test_charts_are_drawn_and_hover_zoom_and_hours_work(opened):
     assert figure.locator("canvas").evaluate(painted) > 5000
 
     series = {s["name"]: s for s in data["sections"][0]["charts"][0]["series"]}
+    values = figure.locator(".u-legend .u-value")
+    assert not any(value.is_visible() for value in values.all())
     shown = hover(page, figure, 0.5)
+    assert values.first.is_visible()
     at = min(range(20), key=lambda i: abs(series["seed 2"]["x"][i] - frames(shown["frames"])))
     assert frames(shown["frames"]) == series["seed 2"]["x"][at]
     assert float(shown["seed 2"].replace("\u2212", "-")) == pytest.approx(series["seed 2"]["y"][at], rel=1e-3)
