@@ -247,7 +247,7 @@ def row_order(name: str, kinds: dict[str, str]) -> tuple:
 
 def matrix(entries: Sequence[Entry], has_page: dict[str, bool]) -> tuple[list[dict], list[dict]]:
     """(columns, rows): one column an agent (paper or variant), one row a task; a cell is None where the paper has no
-    such task.
+    such task. The columns with the most results come first.
     """
     columns: dict[str, dict] = {}
     kinds: dict[str, str] = {}
@@ -267,6 +267,8 @@ def matrix(entries: Sequence[Entry], has_page: dict[str, bool]) -> tuple[list[di
         kinds.setdefault(target.task.name, target.task.kind)
         titles.setdefault(target.task.name, target.task.title)
         by[entry.agent, target.task.name] = entry
+    filled = {agent: sum(e.size is not None for e in entries if e.agent == agent) for agent in columns}
+    columns = {agent: columns[agent] for agent in sorted(columns, key=lambda agent: -filled[agent])}
     rows = []
     for task in sorted(kinds, key=lambda name: row_order(name, kinds)):
         cells = [

@@ -74,6 +74,13 @@ def test_every_page_stands_in_the_table_with_its_verdict(toy, entries):
     assert entries()["toy_pong"].verdict.key == "in_progress"
 
 
+def test_the_columns_with_the_most_results_come_first(toy, entries):
+    assert rendered(toy).table("matrix")[0] == ["Task", "TOY (2015)", "TOY (2015) slower"]
+    settings = {"training_steps": 10_000, "learning_rate": 0.0001, "target_period": 10_000}
+    write_run(toy, variant="slow", settings=settings)
+    assert rendered(toy).table("matrix")[0] == ["Task", "TOY (2015) slower", "TOY (2015)"]
+
+
 def test_aggregates_by_hand(toy, entries):
     for seed, (pong, montezuma) in enumerate([(0.5, 0.2), (0.7, 0.4)], start=1):
         for task, share, (random, human) in (("pong", pong, PONG), ("montezuma", montezuma, MONTEZUMA)):
