@@ -65,6 +65,13 @@ class ScriptedEnvs(ReplayableEnvs):
                 rows[t + 1] = step.obs
         return np.stack(rows)
 
+    def stacked(self) -> np.ndarray:
+        """(steps + 1, N, 2, size): the last two observations of the episode, zeros before it."""
+        seen, done = self.seen(), self.column("done")
+        before = np.concatenate([np.zeros_like(seen[:1]), seen[:-1]])
+        before[np.concatenate([np.ones_like(done[:1]), done])] = 0
+        return np.stack([before, seen], axis=2)
+
     def column(self, name: str) -> np.ndarray:
         """(steps, N) of what came back: rewards, game_over, life_lost, truncated, done."""
         return np.stack([getattr(step, name) for step in self.steps])

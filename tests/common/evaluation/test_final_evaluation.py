@@ -96,15 +96,6 @@ def first_episodes(envs: ScriptedEnvs) -> list[tuple[float, int]]:
     return [(float(rewards[:n, i].sum()), int(n)) for i, n in enumerate(lengths)]
 
 
-def stacked(envs: ScriptedEnvs) -> np.ndarray:
-    """(steps, N, 2, 3): the last two observations of the episode, zeros before it."""
-    seen, done = envs.seen(), envs.column("done")
-    before = np.concatenate([np.zeros_like(seen[:1]), seen[:-1]])
-    began = np.concatenate([np.ones_like(done[:1]), done])
-    before[began] = 0
-    return np.stack([before, seen], axis=2)[:-1]
-
-
 def greedy_actions(net, states: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return net(torch.from_numpy(states.reshape(-1, 2, 3))).argmax(dim=1).numpy().reshape(states.shape[:2])
@@ -135,7 +126,7 @@ def test_actions_are_those_of_the_written_weights_with_the_protocols_epsilon(wat
     """Each episode has its own generator, of its seed: explored steps and actions are worked out again."""
     explored, steps = 0, 0
     for envs in watched.groups():
-        best, acted = greedy_actions(watched.net, stacked(envs)), np.stack(envs.acted)
+        best, acted = greedy_actions(watched.net, envs.stacked()[:-1]), np.stack(envs.acted)
         for i, seed in enumerate(envs.seeds[0]):
             rng = np.random.default_rng(seed)
             for t in range(len(acted)):
@@ -242,7 +233,7 @@ def test_a_phase_is_the_scripts(monkeypatch):
     config_given, n, seed, options, envs = made[0]
     assert (config_given, n, options) == (config, 1, {"max_frames": 321})
     assert len(envs.acted) == config.evaluation_steps
-    best, rng = greedy_actions(net, stacked(envs)), np.random.default_rng(seed)
+    best, rng = greedy_actions(net, envs.stacked()[:-1]), np.random.default_rng(seed)
     for t, action in enumerate(np.stack(envs.acted)[:, 0]):
         assert action == (rng.integers(ACTIONS) if rng.random() < 0.25 else best[t, 0]), t
     done, rewards, wanted, total = envs.column("done")[:, 0], envs.column("rewards")[:, 0], [], 0.0

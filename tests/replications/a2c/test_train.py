@@ -230,11 +230,11 @@ def test_every_update_is_given_what_the_environments_said(settings, tmp_path, mo
         "log_period": 15,
         "learning_rate": 0.01,
         "discount": 0.9,
-        "stack": 1,
+        "stack": 2,
     } | settings
     folder = train("a2c", "cartpole", tmp_path, c)
     assert len(given) == 16
-    seen, rewards = envs.seen().astype(np.float64), envs.column("rewards")
+    seen, rewards = envs.stacked().astype(np.float64).reshape(-1, 3, 6), envs.column("rewards")
     done, lost, acted = envs.column("done"), envs.column("life_lost"), np.stack(envs.acted)
     assert envs.column("game_over").any()
     assert envs.column("truncated").any()
@@ -248,7 +248,9 @@ def test_every_update_is_given_what_the_environments_said(settings, tmp_path, mo
         assert spy.rates[k] == pytest.approx(rate)
         assert float(curve[k]["learning_rate"]) == pytest.approx(rate)
         first = 5 * k
-        np.testing.assert_allclose(update["states"][:, 0], seen[first : first + 5].reshape(15, -1), rtol=1e-6)
+        np.testing.assert_allclose(
+            update["states"].reshape(15, 6), seen[first : first + 5].reshape(15, 6), rtol=1e-6
+        )
         assert (update["actions"] == acted[first : first + 5].reshape(-1)).all()
         following, returns = value_of(update["net"], seen[first + 5]), np.zeros((5, 3))
         for t in reversed(range(5)):

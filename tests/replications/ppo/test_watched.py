@@ -15,7 +15,7 @@ from tests.training import train
 
 ACTORS, STEPS, EPOCHS, SIZE = 3, 20, 2, 15
 SHORT = {
-    "network": "mlp", "stack": 1, "training_steps": 4 * ACTORS * STEPS, "num_envs": ACTORS, "rollout_steps": STEPS,
+    "network": "mlp", "stack": 2, "training_steps": 4 * ACTORS * STEPS, "num_envs": ACTORS, "rollout_steps": STEPS,
     "epochs": EPOCHS, "minibatch_size": SIZE, "discount": 0.9, "gae_lambda": 0.7, "log_period": 1, "reward_clip": 1.0,
     "learning_rate": 0.01, "clip": 0.2, "anneal_learning_rate": False, "anneal_clip": False, "entropy_coefficient": 0.01,
     "life_loss_terminal": True, "normalise_advantages": "no", "observation_filter": "none", "objective": "clip",
@@ -115,7 +115,8 @@ class Filter:
 
 def check(watched: Watched) -> None:
     w, s, envs = watched, watched.settings, watched.envs
-    seen, rewards = envs.seen().astype(np.float64), envs.column("rewards")
+    seen = envs.stacked().astype(np.float64).reshape(-1, ACTORS, 6)
+    rewards = envs.column("rewards")
     done, lost = envs.column("done"), envs.column("life_lost")
     ends = done | (lost & s["life_loss_terminal"])
     assert (lost & ~done).any(), "no life was lost"
