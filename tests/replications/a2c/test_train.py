@@ -22,6 +22,7 @@ from replications.a2c.train import (
     a2c_loss,
     annealing,
     make_network,
+    make_policy,
     n_step_returns,
     sample,
 )
@@ -136,6 +137,21 @@ def test_actions_are_drawn_from_the_policy():
     own = sample(Heads(heads.outputs[:2], heads.values[:2]), [np.random.default_rng(i) for i in (5, 6)])
     alone = sample(Heads(heads.outputs[:1], heads.values[:1]), [np.random.default_rng(6)])
     assert own[1] == alone[0]
+
+
+def test_what_is_evaluated_draws_from_the_policy_with_the_episodes_own_generators():
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, states):
+            return Heads(torch.log(torch.tensor([[0.2, 0.7, 0.1]])).repeat(len(states), 1), states[:, 0])
+
+    policy, states = make_policy(Fixed(), PAPER), np.zeros((3000, 4), np.float32)
+    actions = policy(states, [np.random.default_rng(i) for i in range(3000)])
+    assert np.bincount(actions, minlength=3) / 3000 == pytest.approx([0.2, 0.7, 0.1], abs=0.03)
+    assert (policy(states[:2], [np.random.default_rng(i) for i in (5, 6)]) == actions[5:7]).all()
 
 
 class Spy:

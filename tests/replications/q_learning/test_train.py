@@ -75,6 +75,16 @@ def test_loop_by_a_spy(tmp_path, monkeypatch):
     assert (weights["history"][-1] == weights["q"].float()).all()
 
 
+def test_the_curves_exact_return_is_within_the_tasks_time_limit(tmp_path):
+    """Of the greedy policy of now: 100 steps of FrozenLake, which Gymnasium sets, 20 of CliffWalking, which the setting does."""
+    for task, env_id, steps in (("frozen_lake", "FrozenLake-v1", 100), ("cliff", "CliffWalking-v1", 20)):
+        folder = train("q_learning", task, tmp_path, TINY | {"most_steps": 20})
+        last = list(csv.DictReader((folder / "curve.csv").open()))[-1]
+        policy = exact.greedy(load_file(folder / "model.safetensors")["q"].numpy(), 0.0)
+        model = exact.gym_model(env_id)
+        assert float(last["exact_return"]) == pytest.approx(exact.limited_return(model, policy, steps))
+
+
 def test_a_time_limit_is_bootstrapped_through(tmp_path, monkeypatch):
     """CliffWalking cut after 20 steps: no target is told that the episode ended, and episodes are logged."""
     ends = []
