@@ -33,7 +33,7 @@ deviations:
 protocols:
   nature:
     {starts: no-ops, noop_max: 30, epsilon: 0.05, max_frames: 18000, episodes: 30, extra_episodes: 100, weights: best,
-     score: evaluation_mean, description: Thirty games., source: Methods, published_protocol: p, published_episodes: 30}
+     score: evaluation_mean, description: Thirty games., source: Methods, published_protocol: p, published_episodes: 7}
 tasks:
   - {names: [pong, montezuma], kind: atari, title: "{name}", protocol: nature, paper_frames: 4000000,
      published: {file: published.csv, metric: toy}, random: {file: published.csv, metric: random},

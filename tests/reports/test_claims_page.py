@@ -13,6 +13,7 @@ from reports import claims_page, runs
 from reports.charts import draw
 from reports.index import entry_of
 from reports.render import render
+from reports.scores import judge_claims
 from reports.target import load_target
 from reports.words import number
 
@@ -210,6 +211,16 @@ def test_stale_results_of_ones_own_give_way_to_recorded_ones_and_are_named(tmp_p
         page(tmp_path)
 
 
+def test_a_claim_about_a_factor_is_judged_on_a_scale_of_factors(tmp_path):
+    """2, 4 and 8 are 4, give or take a factor of 5.6; their plain mean is 4.7, give or take 7.6."""
+    target = load_target(NAME)
+    found = [runs.read_run(write_run(tmp_path, seed), "own", target) for seed in (1, 2, 3)]
+    claim = replace(target.task.claims[0], measure="ratio", at_least=0.5, at_most=None, factor=True)
+    found = [replace(run, measures={"ratio": 2.0**run.seed}) for run in found]
+    (judged,) = judge_claims(replace(target, task=replace(target.task, claims=(claim,))), found)
+    assert judged.key == "holds"
+
+
 def test_small_numbers_are_powers_of_ten():
     assert [number(v) for v in (2.5e-9, -1e-12, 0.0, 0.605)] == [
         "2.5 \u00d7 10\u207b\u2079", "\u22121.0 \u00d7 10\u207b\u00b9\u00b2", "0", "0.605",
@@ -226,8 +237,10 @@ def test_medians_bands_and_log_axes(tmp_path):
     found = []
     for seed in (1, 2, 3):
         found.append(runs.read_run(write_run(tmp_path, seed), "own", load_target(NAME)))
+    found[2].points["figure_1", "double"][1024.0] *= 10  # far out
     curves = claims_page.curves_of("figure_1", found)
     assert curves["single"] == [(2.0, 4.0, 2.0, 6.0), (4.0, 8.0, 4.0, 12.0), (1024.0, 2048.0, 1024.0, 3072.0)]
+    assert curves["double"] == [*curves["single"][:2], (1024.0, 2048.0, 1024.0, 30_720.0)]
     svg = draw({"title": "T", "x": "x", "y": "y", "log_x": True, "log_y": True}, curves)
     marks = re.search(r'<path class="curve s1" d="M([^"]*)"', svg)[1].split("L")
     places = [[float(v) for v in mark.split()] for mark in marks]

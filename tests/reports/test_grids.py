@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from common.errors import UserError
 from common.evaluation.protocol import evaluate_run
 from reports.grids import grid_values, read_history
 from reports.render import HERE, render
+from reports.runs import read_run
 from reports.target import load_target
 from tests.training import train
 
@@ -42,6 +44,16 @@ def test_the_page_holds_grid_and_history(cliff, tmp_path):
     assert "What the table said" in page
     assert "grid-values" in page
     assert found["table"]
+
+
+def test_the_table_shown_is_the_median_seeds(cliff):
+    """By score, which is not the order of the seeds."""
+    target, (_, folder) = load_target("q_learning_cliff"), cliff
+    run = read_run(folder, "own", target)
+    three = [
+        replace(run, seed=seed, evaluation={"score": score}) for seed, score in ((1, 30), (2, 10), (3, 20))
+    ]
+    assert grid_values(target, three)["seed"] == 3
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import common.evaluation.protocol
 from common import papers
 from common.errors import UserError
-from common.evaluation.statistics import seed_interval
+from common.evaluation.statistics import published_ratio, seed_interval
 from common.evaluation.video import frame_count
 from reports import render as render_module
 from reports.charts import PictureRow, Scale, picture, ticks
@@ -60,7 +60,7 @@ def test_one_seed_at_the_hour(toy):
     assert rows["Ours"][1:3] == ["18.5", "131 %"]  # the episodes' standard error is 0.37
     assert rows["The paper"][1] == "18.9 ± 1.3"
     assert rows["The paper"][2] == "132 %"
-    assert "standard error 0.2 over its 30 episodes" in rows["The paper"][0]
+    assert "standard error 0.5 over its 7 episodes" in rows["The paper"][0]
     assert rows["Human"][1:3] == ["9.3", "100 %"]
     assert rows["Random play"][1:3] == ["\u221220.7", "0 %"]
     assert "It begins to learn." in p.words
@@ -91,7 +91,11 @@ def test_score_is_rounded_to_its_interval(toy):
     for seed, mean in enumerate((18.2, 18.5, 18.9), start=1):
         write_run(toy, size="paper", seed=seed, mean=mean, frames=PAPER_FRAMES)
     # 4.3027 * 0.35119 / sqrt(3) = 0.872
-    assert page(toy).table("scores")[1][1] == "18.5 ± 0.9"
+    p = page(toy)
+    assert p.table("scores")[1][1] == "18.5 ± 0.9"
+    # the printed score has an error too, 1.3 over its 7 episodes
+    g = published_ratio(seed_interval([18.2, 18.5, 18.9]), 18.9, -20.7, 1.3, 7)
+    assert p.data["sections"][0]["g"] == pytest.approx({"value": g.value, "low": g.low, "high": g.high})
 
 
 def test_not_testable_and_no_published(toy):
@@ -213,6 +217,9 @@ def test_opens_on_the_longest_finished_size(toy):
             "setting learning_rate",
         ),
         ({"protocol": {"epsilon": 0.001}}, "evaluation epsilon"),
+        ({"protocol": {"max_frames": 108_000}}, "evaluation max_frames"),
+        ({"protocol": {"noop_max": 0}}, "evaluation noop_max"),
+        ({"protocol": {"weights": "last"}}, "evaluation weights"),
     ],
 )
 def test_different_runs_are_not_averaged(toy, change, what):
@@ -832,6 +839,13 @@ def videos(p: Reader) -> list[bytes]:
     found = [a["src"] for tag, a in p.tags if tag == "video"]
     assert all(src.startswith("data:video/mp4;base64,") for src in found)
     return [base64.b64decode(src.removeprefix("data:video/mp4;base64,")) for src in found]
+
+
+def test_the_film_is_the_median_seeds(toy):
+    """By score, which is not the order of the seeds."""
+    for seed, mean in enumerate((18.0, 6.0, 12.0), start=1):
+        write_run(toy, seed=seed, mean=mean, video=film(2))
+    assert "seed 3, the median seed" in page(toy).words
 
 
 def test_excerpts_of_the_median_and_the_best_episode(toy):

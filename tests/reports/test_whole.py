@@ -167,11 +167,23 @@ def test_a_claim_that_hangs_on_what_random_play_is_is_undecided(toy, whole):
 
 
 def test_fewer_than_three_seeds_decide_nothing(toy, whole):
-    for task in ("pong", "montezuma"):
-        write(toy, task=task, means=(9.0, 9.1))
+    """In any cell: the first one has three."""
+    for task, means in (("pong", (9.0, 9.1, 9.2)), ("montezuma", (9.0, 9.1))):
+        write(toy, task=task, means=means)
         write(toy, "slow", task=task, means=(-30.0, -30.1))
     _, text = table(toy)
     assert set(verdicts(text).values()) == {"undecided"}
+
+
+def test_two_rows_of_the_same_runs_are_drawn_by_chances_of_their_own(toy, whole):
+    for task in ("pong", "montezuma"):
+        write(toy, task=task)
+        write(toy, "slow", task=task)
+    entry = whole().printed_tables[0]
+    found = table_page.measured(whole(), entry, toy / "results")
+    base, slow = (row.variant for row in entry.rows)
+    assert found.mean(base) == found.mean(slow)
+    assert (found.drawn(base) != found.drawn(slow)).mean() > 0.5
 
 
 def test_only_runs_of_the_papers_settings_count(toy, whole):
@@ -186,6 +198,9 @@ def test_only_runs_of_the_papers_settings_count(toy, whole):
     write(toy, recorded=True, means=(1.0, 2.0, 3.0, 4.0))
     cell = cell_of(target_of(whole(), "", "pong"), toy / "results", seeds=3)
     assert (cell.scores, cell.source) == ([1.0, 2.0, 3.0], "recorded")
+    edit(toy / "replications/toy/recorded/base/pong/paper/seed3/run.json", superseded="another rule")
+    cell = cell_of(target_of(whole(), "", "pong"), toy / "results", seeds=3)
+    assert cell.scores == [1.0, 2.0, 4.0]
     for seed in (1, 2):
         code = {"code_sha256": str(seed), "lock_sha256": "10c4" * 16, "rom_sha256": "40a1" * 16}
         edit(toy / f"replications/toy/recorded/base/pong/paper/seed{seed}/run.json", provenance=code)
