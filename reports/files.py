@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -163,11 +164,19 @@ class Curve:
 def damaged(path: Path, what: str) -> UserError:
     if "recorded" in path.parts:
         fix = f"restore it: git checkout -- {path.parent}"
-    elif path.name in ("evaluation.json", "values.json"):
-        fix = f"delete it and evaluate again: python -m common.runs.evaluate {path.parent}"
     else:
-        fix = f"delete the folder {path.parent} and run the same command again"
+        fix = "copy the file again from where the run was made"
+        if path.name not in ("evaluation.json", "values.json"):
+            fix += "; if that was here, delete it, and the command that trains the run writes it anew"
+        elif command := evaluate_command(path.parent):
+            fix += f", or delete it and evaluate here: {command}"
     return UserError(f"{path}: {what}; {fix}")
+
+
+def evaluate_command(folder: Path) -> str | None:
+    """What evaluates a run that is trained; None where its weights are not here."""
+    weights = (folder / "model.safetensors").is_file()
+    return f"./run python -m common.runs.evaluate {os.path.relpath(folder)}" if weights else None
 
 
 @cache

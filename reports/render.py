@@ -26,7 +26,7 @@ from markupsafe import Markup
 from common import papers
 from common.errors import UserError, run_main
 from common.evaluation.verdict import state
-from common.say import say
+from common.say import say, say_aside
 from reports import claims_page, game_page
 from reports.film_values import excerpt_of, shown_values, size
 from reports.runs import SeedRun, find_runs, sizes_of_own_settings
@@ -338,6 +338,10 @@ def render(
     text, head = build(target, source, results, only=only, asked=asked)
     out = out or Path("reports") / f"{name}.html"
     write(out, text)
+    for row in head.get("progress") or ():
+        if row["evaluation_missing"]:
+            how = f"; evaluate it: {row['command']}" if row["command"] else ""
+            say_aside(f"warning: {name}: seed {row['seed']} is not among the scores: {row['state']}{how}")
     for file, _ in [] if only else own_pages(target, results):
         make_preview(out.with_name(file), target, results, parse_page(file.removesuffix(".html"))[1])
     say(

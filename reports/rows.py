@@ -20,6 +20,7 @@ from common.evaluation.statistics import (
 )
 from common.evaluation.verdict import Verdict, ratio_in_words, score_in_words, seeds_in_words
 from common.papers.settings import constants_of
+from reports.files import evaluate_command
 from reports.reference import Reference
 from reports.runs import SeedRun
 from reports.scores import episode_scores, score_is, score_of, scored_episodes, scores_are, spread
@@ -31,7 +32,6 @@ from reports.words import (
     protocol_name,
     same_or_each,
     short_count,
-    shown,
     silence,
 )
 
@@ -352,6 +352,14 @@ def cost_rows(runs: Sequence[SeedRun]) -> list[list[str]]:
     return rows
 
 
+def state_in_words(run: SeedRun) -> str:
+    if run.state != "unevaluated":
+        return run.state
+    if evaluate_command(run.folder):
+        return "trained, not evaluated yet"
+    return "trained, and neither its evaluation.json nor its weights are here: copy one of them from where it was made"
+
+
 def progress_rows(runs: Sequence[SeedRun], reference: Reference | None = None) -> list[dict]:
     """Where unfinished seeds stand, from their status files, and whether they are on the reference's course."""
     rows = []
@@ -371,7 +379,7 @@ def progress_rows(runs: Sequence[SeedRun], reference: Reference | None = None) -
         rows.append(
             {
                 "seed": run.seed,
-                "state": "trained, not evaluated yet" if run.state == "unevaluated" else run.state,
+                "state": state_in_words(run),
                 "steps": f"{done:,}" + (f" of {total:,} agent steps" if known else " agent steps"),
                 "share": min(1.0, done / total) if known else None,
                 "rate": f"{rate:,.0f} steps/s" if isinstance(rate, (int, float)) else None,
@@ -380,9 +388,8 @@ def progress_rows(runs: Sequence[SeedRun], reference: Reference | None = None) -
                 "message": status.get("message"),
                 "quiet": quiet,
                 "course": reference.course(*scores[-1]) if reference and scores else None,
-                "command": f"./run python -m common.runs.evaluate {shown(run.folder)}"
-                if run.state == "unevaluated"
-                else None,
+                "evaluation_missing": run.state == "unevaluated",
+                "command": evaluate_command(run.folder) if run.state == "unevaluated" else None,
             }
         )
     return rows

@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from common import papers
 from common.errors import UserError
+from common.say import say_aside
 from reports.files import (
     CLAIMS_RUN_SCHEMA,
     MEASURES_SCHEMA,
@@ -149,29 +151,30 @@ def find_runs(
 
     only: a size with settings of one's own, which is on no page but its own.
 
-    One's own results that cannot be used (damaged, or of an older form of the task) are left out where there is a
-    finished recorded run to show instead, and a UserError where there is none.
+    One's own runs that cannot be used (damaged, or of an older form of the task) are left out, which stderr says too; a
+    UserError where nothing else is there.
     """
     found, problems = [], []
     for source, root in roots(target, results).items():
         for size in sorted(p for p in root.glob("*") if p.is_dir() and SIZE.fullmatch(p.name)):
             if size.name != only and (only or papers.is_overridden(size.name)):
                 continue
-            try:
-                runs = runs_of_size(size, source, target)
-            except UserError as problem:
-                if source == "recorded":
-                    raise
-                problems.append((size, problem))
-                continue
+            runs, unusable = runs_of_size(size, source, target)
+            problems += unusable
             if runs:
                 found.append((source, size.name, runs))
-    if problems and not any(source == "recorded" and finished_of(runs) for source, _, runs in found):
+    if problems and not found:
         raise problems[0][1]
     found.sort(key=lambda item: order(target, *item))
-    return found, [
-        f"Your own results in {shown(size)} are left out: {problem}." for size, problem in problems
-    ]
+    left_out = [f"Your own run {shown(folder)} is left out: {problem}." for folder, problem in problems]
+    for line in left_out:
+        warn_once(line)
+    return found, left_out
+
+
+@cache  # the pages of many runs read some of them more than once
+def warn_once(line: str) -> None:
+    say_aside(f"warning: {line}")
 
 
 def sizes_of_own_settings(target: PageTarget, results: Path) -> list[str]:
@@ -180,11 +183,23 @@ def sizes_of_own_settings(target: PageTarget, results: Path) -> list[str]:
     return sorted(p.name for p in own.glob("*-set-*") if papers.is_overridden(p.name) and p.is_dir())
 
 
-def runs_of_size(size: Path, source: str, target: PageTarget) -> list[SeedRun]:
-    """By seed."""
+def runs_of_size(
+    size: Path, source: str, target: PageTarget
+) -> tuple[list[SeedRun], list[tuple[Path, UserError]]]:
+    """By seed; and one's own runs that cannot be used. UserError for a recorded one."""
+    runs, unusable = [], []
     seeds = [p for p in size.iterdir() if p.is_dir() and SEED.fullmatch(p.name)]
-    runs = [read_run(p, source, target) for p in sorted(seeds, key=lambda p: int(p.name[4:]))]
-    return [run for run in runs if run is not None]
+    for folder in sorted(seeds, key=lambda p: int(p.name[4:])):
+        try:
+            run = read_run(folder, source, target)
+        except UserError as problem:
+            if source == "recorded":
+                raise
+            unusable.append((folder, problem))
+            continue
+        if run is not None:
+            runs.append(run)
+    return runs, unusable
 
 
 def differences(runs: list[SeedRun]) -> list[dict]:

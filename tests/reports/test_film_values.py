@@ -139,7 +139,7 @@ def test_values_of_another_evaluation_and_none_at_all_are_not_shown(toy):
     ],
 )
 def test_damaged_values_are_named_with_their_fix(toy, change, message):
-    folder, _ = filmed(toy)
+    folder, _ = filmed(toy, weights=True)
     path = folder / "values.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(

@@ -133,10 +133,11 @@ def test_runs_that_differ_and_damaged_ones_stay_out_and_are_said(toy, entries):
     assert len(aggregates(list(entries().values()))) == 1
     write_run(toy, seed=2, provenance={"code_sha256": "beef" * 16})
     assert aggregates(list(entries().values())) == []  # only Montezuma's Revenge is left
-    (toy / "results/toy/pong/hour/seed2/run.json").write_text("{")
+    for seed in (1, 2):
+        (toy / f"results/toy/pong/hour/seed{seed}/run.json").write_text("{")
     p = rendered(toy)
     assert "Damaged results" in p.words
-    assert "results/toy/pong/hour/seed2/run.json: not valid JSON" in p.words
+    assert "results/toy/pong/hour/seed1/run.json: not valid JSON" in p.words
     assert p.links == ["toy_montezuma.html"]
 
 

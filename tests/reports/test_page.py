@@ -168,10 +168,47 @@ def test_in_progress_without_any_log_yet(toy):
 
 
 def test_trained_but_not_evaluated(toy):
-    (write_run(toy) / "evaluation.json").unlink()
+    (write_run(toy, weights=True) / "evaluation.json").unlink()
     p = page(toy)
     assert p.html["data-verdict"] == "in_progress"
     assert "python -m common.runs.evaluate results/toy/pong/hour/seed1" in p.words
+
+
+def test_without_its_weights_a_run_is_not_to_be_evaluated_here(toy, capsys, monkeypatch):
+    """They may stay behind where results are copied; the terminal names the seed."""
+    monkeypatch.setattr(render_module, "load_target", lambda name: target_of(toy))
+    write_run(toy)
+    folder = write_run(toy, seed=2)
+    (folder / "evaluation.json").unlink()
+    words = page(toy).words
+    assert "neither its evaluation.json nor its weights are here" in words
+    assert "common.runs.evaluate" not in words
+    render_module.render("toy_pong", results=toy / "results")
+    said = capsys.readouterr().err
+    assert "warning: toy_pong: seed 2 is not among the scores: trained, and neither" in said
+    assert "common.runs.evaluate" not in said
+    (folder / "model.safetensors").touch()
+    render_module.render("toy_pong", results=toy / "results")
+    assert (
+        "evaluate it: ./run python -m common.runs.evaluate results/toy/pong/hour/seed2"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_damaged_run_alone_is_left_out_and_the_terminal_names_it(toy, capsys):
+    write_run(toy, recorded=True)
+    for seed in (1, 2, 3):
+        write_run(toy, seed=seed)
+    (toy / "results/toy/pong/hour/seed2/curve.csv").write_text("")
+    p = page(toy)
+    assert p.html["data-source"] == "own"
+    assert list(p.data["sections"][0]["seed_scores"]) == ["1", "3"]
+    said = "results/toy/pong/hour/seed2/curve.csv: the file is empty; copy the file again from where the run was made"
+    assert said in p.words
+    assert "Your own run results/toy/pong/hour/seed2 is left out: " in p.words
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.startswith("warning: Your own run")
 
 
 def test_unfinished_seed_stays_out_of_the_verdict(toy):
@@ -320,7 +357,7 @@ def test_with_recorded_results_asked_for_damaged_ones_of_ones_own_do_not_matter(
     p = page(toy, source="recorded")
     assert (p.html["data-verdict"], p.html["data-source"]) == ("reached", "recorded")
     assert [s["id"] for s in p.data["sections"]] == ["recorded-hour"]
-    assert "Your own results in results/toy/pong/hour are left out: " in p.words
+    assert "Your own run results/toy/pong/hour/seed1 is left out: " in p.words
     assert "results/toy/pong/hour/seed1/run.json: not valid JSON" in p.words
     p = page(toy)
     assert (p.html["data-source"], len(p.data["sections"])) == ("recorded", 1)
@@ -764,7 +801,7 @@ def test_a_long_curve_is_thinned_without_losing_its_peak():
     [
         (
             lambda f: (f / "run.json").write_text('{"paper": "toy", '),
-            r"run\.json: not valid JSON .*delete the folder .*seed1 and run",
+            r"run\.json: not valid JSON .*copy the file again .*; if that was here, delete it",
         ),
         (
             lambda f: (f / "run.json").write_text("[]"),
@@ -801,7 +838,7 @@ def test_a_long_curve_is_thinned_without_losing_its_peak():
         ),
         (
             lambda f: (f / "evaluation.json").write_text("{"),
-            r"evaluation\.json: not valid JSON.*python -m common\.runs\.evaluate",
+            r"evaluation\.json: not valid JSON.*copy the file again .*python -m common\.runs\.evaluate",
         ),
         (lambda f: edit(f / "evaluation.json", episodes=[]), r"evaluation\.json: at episodes"),
         (
@@ -819,7 +856,7 @@ def test_a_long_curve_is_thinned_without_losing_its_peak():
     ],
 )
 def test_damaged_files_are_named_with_their_fix(toy, damage, message):
-    damage(write_run(toy))
+    damage(write_run(toy, weights=True))
     with pytest.raises(UserError, match=message) as caught:
         page(toy)
     assert "results/toy/pong/hour/seed1" in str(caught.value)
