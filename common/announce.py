@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from common import papers
@@ -22,6 +23,12 @@ def announce(flow: Any, wanted: list[Target], shown: int = 6) -> str:
 def _announcement(flow: Any, target: Target) -> list[str]:
     if flow.config["source"] != "own":
         runs = {"recorded": "the recorded runs", "results": "the runs that are there"}[flow.config["source"]]
+        results = Path(flow.config["results"])
+        if flow.config["source"] == "results" and not any(
+            (results / target.agent / target.task).glob("*/seed*")
+        ):
+            there = "the recorded runs" if flow.recorded(target) else "no run at all"
+            runs = f"{there}: {results} has none of your own"
         return [f"{target.name}: from {runs}; nothing is trained"]
     size = flow.size(target)
     resolved = flow.resolved(target, size)

@@ -21,10 +21,11 @@ def begin(flow: Any, workflow: Any) -> None:
     runs = {run_of(job) for job in jobs if job.rule.name in ("train", "claims")}
     evaluated = {run_of(job) for job in jobs if job.rule.name == "evaluate"}
     failed = {run: why for run, why in failed_in(results).items() if run not in runs | evaluated}
-    note(results / ASKED, "".join(f"{run}\n" for run in sorted(runs | asked_in(results))))
-    note(results / FAILED, json.dumps(failed))
     heard = failures.listen()
-    atexit.register(lambda: note(results / FAILED, json.dumps(failed_in(results) | heard.runs())))
+    if runs | evaluated:  # else nothing is noted, and a folder that was named by mistake is not made
+        note(results / ASKED, "".join(f"{run}\n" for run in sorted(runs | asked_in(results))))
+        note(results / FAILED, json.dumps(failed))
+        atexit.register(lambda: note(results / FAILED, json.dumps(failed_in(results) | heard.runs())))
     if workflow.local_exec:
         pass_on_signals()
     elif "slurm" in type(workflow.executor_settings).__module__:

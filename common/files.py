@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -55,14 +56,19 @@ def folder_named(text: str, what: str) -> str:
 
 
 def must_be_writable(what: str, folder: Path) -> None:
-    """UserError if a folder is not one's own to write, by the nearest part of its path that exists; creates nothing."""
+    """UserError if a folder is not one's own to write, by the nearest part of its path that exists; leaves nothing there."""
     existing = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
     if not existing.is_dir():
         raise UserError(f"{what}: {folder}: {existing} is a file, not a folder; choose another")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryDirectory(
+            dir=existing
+        ):  # /proc and its like give permission, and make no folder
+            pass
+    except OSError as problem:
         raise UserError(
-            f"{what}: {folder} cannot be written (no permission in {existing}); choose another: --config {what}=FOLDER"
-        )
+            f"{what}: {folder} cannot be written ({existing}: {problem.strerror}); choose another: --config {what}=FOLDER"
+        ) from None
 
 
 def must_be_ones_own(clone: Path) -> None:

@@ -137,13 +137,14 @@ class Flow:
         found, index = [], False
         for word in words:
             path = os.path.relpath(word) if os.sep in word else word
-            if path in (INDEX, SITE) or bare(path) in self.summaries.names:
+            page = path.startswith(PAGE) and path.endswith(SUFFIX)
+            if path in (INDEX, SITE) or (page and bare(path) in self.summaries.names):
                 index = True
-            elif path.startswith(PAGE) and path.endswith(SUFFIX):
+            elif page:
                 found.append(self.page(bare(path))[0])
-            elif word.removesuffix(SUFFIX) in self.targets and not Path(word).exists():
+            elif bare(path) in self.summaries.names | {*self.targets} and not Path(word).exists():
                 raise UserError(
-                    f"{word!r} is no file to make; its page is asked for as {PAGE}{bare(word)}{SUFFIX}"
+                    f"{word!r} is no file to make; its page is asked for as {PAGE}{bare(path)}{SUFFIX}"
                 )
         if index:
             return found
@@ -391,7 +392,12 @@ class Flow:
                     "Train it here instead: leave out source=recorded"
                 )
         must_be_ones_own(Path())
-        for key in ("results", "checkpoints"):
+        results, source = self.config["results"], self.config["source"]
+        if source == "results" and results != "results" and not os.path.isdir(results):
+            raise UserError(
+                f"results: {results}: there is no such folder, and source=results trains nothing; name the folder of the runs"
+            )
+        for key in ("results", "checkpoints") if source == "own" else ():
             if self.config[key]:
                 must_be_writable(key, Path(self.config[key]))
 

@@ -337,7 +337,8 @@ def test_recorded_pages_need_no_training_and_own_ones_follow(repo, snakemake):
     snakemake(repo, "reports/toy_pong.html")
     assert len(lines(repo, "trained")) == 1
     assert "--source own" in lines(repo, "rendered")[-1]
-    snakemake(repo, "reports/toy_pong.html", "--config", "source=recorded")
+    snakemake(repo, "reports/toy_pong.html", "--config", "source=recorded", "results=other")
+    assert not (repo / "other").exists()
     assert "--source recorded" in lines(repo, "rendered")[-1]
     assert len(lines(repo, "trained")) == 1
 
@@ -529,6 +530,8 @@ def test_work_in_progress_can_lie_on_another_disk(repo, snakemake):
     [
         (["reports/toy_pnog.html"], "unknown target 'toy_pnog' (did you mean 'toy_pong'"),
         (["toy_pong"], "its page is asked for as reports/toy_pong.html"),
+        (["reports/toy_pong"], "its page is asked for as reports/toy_pong.html"),
+        (["reports/toy"], "its page is asked for as reports/toy.html"),
         (
             ["reports/toy_pong.html", "--config", "budget=hours"],
             "budget: 'hours' is not allowed (did you mean 'hour'?)",
@@ -654,6 +657,30 @@ def test_results_that_cannot_be_written(toy, tmp_path):
         flow.config["results"] = str(tmp_path / "locked" / "deeper")
         with pytest.raises(UserError, match="cannot be written"):
             flow.check([flow.target("toy_pong")])
+
+
+def test_a_folder_in_which_no_folder_can_be_made_is_refused_at_the_start(toy):
+    flow = Flow({"targets": ["toy_pong"], "results": "/proc/nope"}, toy)
+    with pytest.raises(UserError, match="results: /proc/nope cannot be written"):
+        flow.check([flow.target("toy_pong")])
+
+
+def test_results_that_are_not_there_are_named_and_no_folder_is_made(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    order = {"targets": ["toy_pong"], "source": "results"}
+    flow = Flow({**order, "results": "nowhere"}, toy)
+    with pytest.raises(UserError, match="results: nowhere: there is no such folder"):
+        flow.check([])
+    flow = Flow(order, toy)  # nobody named `results`, where runs go
+    flow.check([])
+    said = flow.announce([flow.target("toy_pong")])
+    assert said == "toy_pong: from no run at all: results has none of your own; nothing is trained"
+    recorded = papers.recorded_dir("toy", None, "pong", "hour", 1, root=toy) / "run.json"
+    recorded.parent.mkdir(parents=True)
+    recorded.touch()
+    assert "from the recorded runs: results has none of your own" in flow.announce([flow.target("toy_pong")])
+    Path("results/toy/pong/hour/seed1").mkdir(parents=True)
+    assert "from the runs that are there;" in flow.announce([flow.target("toy_pong")])
 
 
 # --- targets, sizes, devices ---
