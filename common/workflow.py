@@ -5,6 +5,7 @@ All problems are raised as UserError while the Snakefile is read, before any job
 
 from __future__ import annotations
 
+import ast
 import atexit
 import gc
 import os
@@ -385,6 +386,7 @@ class Flow:
         for target in wanted:
             if self.config["source"] != "recorded":
                 self.resolved(target, self.size(target))
+                must_call_main(self.papers[target.paper].folder / f"{self._task(target).script}.py")
             elif not self.recorded(target):
                 known = [name for name, other in self.targets.items() if self.recorded(other)]
                 raise UserError(
@@ -411,6 +413,17 @@ class Flow:
     def announce(self, wanted: list[Target]) -> str:
         """The first lines (`common/announce.py`)."""
         return announce.announce(self, wanted)
+
+
+def must_call_main(script: Path) -> None:
+    """UserError for a script that would end at once and leave nothing: it calls no main() when it is run."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    run = [n for node in tree.body if isinstance(node, ast.Expr | ast.If) for n in ast.walk(node)]
+    calls = {getattr(n.func, "id", getattr(n.func, "attr", "")) for n in run if isinstance(n, ast.Call)}
+    if "main" not in calls:
+        raise UserError(
+            f"{script} does not call main() at its end, so it would train nothing; docs/paper_yaml.md says how it ends"
+        )
 
 
 def asked_of_snakemake(arguments: list[str]) -> list[str]:

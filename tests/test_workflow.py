@@ -683,6 +683,21 @@ def test_results_that_are_not_there_are_named_and_no_folder_is_made(toy, tmp_pat
     assert "from the runs that are there;" in flow.announce([flow.target("toy_pong")])
 
 
+def test_a_script_that_calls_no_main_is_named_before_anything_runs(toy):
+    flow, script = Flow({"targets": ["toy_pong"]}, toy), toy / "toy" / "train.py"
+    flow.check([flow.target("toy_pong")])
+    script.write_text(script.read_text().replace("    main()\n", "    pass\n") + "\n\ndef f():\n    main()\n")
+    with pytest.raises(UserError, match=r"toy/train\.py does not call main\(\) at its end"):
+        flow.check([flow.target("toy_pong")])
+    flow.check([flow.target("toy_ring")])  # of another script
+
+
+def test_every_script_calls_main():
+    flow = Flow({})
+    for target in {(t.paper, flow._task(t).script): t for t in flow.targets.values()}.values():
+        flow.check([target])
+
+
 # --- targets, sizes, devices ---
 
 
