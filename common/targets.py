@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from common import papers
 from common.configuration import PAGE, SUFFIX
 from common.errors import UserError, did_you_mean, run_main
-from common.say import say
+from common.say import say, say_aside
 from common.workflow import Flow
 
 
@@ -43,11 +43,12 @@ def matching(flow: Flow, pattern: str) -> list[str]:
             found.append((page_of(name), "all of it"))
     for target in flow.targets.values():
         paper = flow.papers[target.paper]
-        _, task = papers.find_task(paper, target.variant, target.task)
-        words = f"{paper.short}, {task.title}"
+        variant, task = papers.find_task(paper, target.variant, target.task)
+        words = f"{paper.short}, {task.title}" + (f", {variant.title}" if variant.name else "")
         if wanted in target.name.lower() or wanted in words.lower():
             found.append((page_of(target.name), words))
     if not found:
+        papers.raise_if_broken(wanted, flow.papers, flow.broken)
         raise UserError(
             f"no page fits {pattern!r}{did_you_mean(wanted, list(flow.targets))}; ./run targets sums up what there is"
         )
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = matching(flow, arguments.pattern)
     else:
         lines = summary(flow)
+    for name, problem in flow.broken.items():
+        say_aside(f"warning: {problem}; {papers.left_out(name)}")
     say("\n".join(lines))
 
 
