@@ -142,6 +142,6 @@ def check(paper: str, settings: Mapping[str, Any], where: Callable[[str], str]) 
 
 
 def check_seed(seed: int) -> None:
-    """UserError for a seed that not every generator takes."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"seed {seed} is not allowed; a whole number from 0 to {LARGEST_SEED:,}")
+    """UserError for a seed that not every generator takes, or that no page asks for: they start at 1."""
+    if not 1 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed {seed} is not allowed; a whole number from 1 to {LARGEST_SEED:,}")

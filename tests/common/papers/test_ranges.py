@@ -85,7 +85,7 @@ def test_a_value_out_of_its_range_is_refused_in_one_sentence(data):
         resolve_loaded(loaded()[paper], loaded()[paper].variants[""], task, "paper", {name: value})
     message = str(refused.value)
     most = f", at most {LARGEST:,}" if value > LARGEST else ""
-    assert message == f"command line.{name}: {kind(value)} is not allowed; {allowed.in_words()}{most}"
+    assert message == f"settings.{name}: {kind(value)} is not allowed; {allowed.in_words()}{most}"
 
 
 @given(st.data())
@@ -147,7 +147,7 @@ NONSENSE = [
         "dqn_2013",
         "pong",
         "--seed=4294967296",
-        "seed 4294967296 is not allowed; a whole number from 0 to 4,294,967,295",
+        "seed 4294967296 is not allowed; a whole number from 1 to 4,294,967,295",
     ),
     ("prioritized_dqn", "pong", "--seed=-1", "seed -1 is not allowed"),
     ("alphago_zero", "go_3x3", "--simulations=0", "simulations 0: at least 1 is needed"),
@@ -169,8 +169,8 @@ def test_no_clipping_of_rewards_is_ppos_alone():
 
 
 def test_seeds():
-    for seed in (0, 1, LARGEST_SEED):
+    for seed in (1, LARGEST_SEED):
         check_seed(seed)
-    for seed in (-1, LARGEST_SEED + 1):
-        with pytest.raises(UserError, match=str(seed)):
+    for seed in (-1, 0, LARGEST_SEED + 1):
+        with pytest.raises(UserError, match=f"seed {seed} is not allowed; a whole number from 1"):
             check_seed(seed)

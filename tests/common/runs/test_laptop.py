@@ -104,7 +104,7 @@ def test_a_run_that_fails_leaves_no_outputs(tmp_path, monkeypatch, capsys):
             "the task 'pong' is not of this script; run python -m replications.double_dqn.train --task pong",
         ),
         (["--device=cuda"], "device"),
-        (["--seed=-1"], "a whole number from 0 to 4,294,967,295"),
+        (["--seed=-1"], "a whole number from 1 to 4,294,967,295"),
         (["--budget=papers"], "unknown budget 'papers'"),
         (["--repetitions=0"], "repetitions: 0 is not allowed; 1 or more"),
         (["--fitted-actions=11"], "from 2 to 10"),
