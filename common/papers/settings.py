@@ -143,8 +143,20 @@ def resolve_loaded(
     length = {"training_steps": frames_to_agent_steps(frames, hour.frames_per_agent_step)}
     if length["training_steps"] < 1:
         raise UserError(f"frames={frames} is less than one agent step; at least {hour.frames_per_agent_step}")
+    least = least_steps(hour.settings | dict(overrides or {}))
+    if length["training_steps"] < least:
+        raise UserError(
+            f"frames={frames}: {length['training_steps']:,} agent steps are too few; {paper.name} {task.name} learns nothing before "
+            f"agent step {least:,}: at least frames={least * hour.frames_per_agent_step}"
+        )
     base = "hour" if frames <= hour.frames else "paper"
     return _resolve(paper, variant, task, base, size, length, overrides or {})
+
+
+def least_steps(settings: Mapping[str, Any]) -> int:
+    """Agent steps before the first update: a rollout of every environment, or what a replay memory starts with."""
+    rollout = settings.get("rollout_steps", 1) * settings.get("num_envs", 1)
+    return max(rollout, settings.get("replay_start", 1))
 
 
 def _resolve(
@@ -236,7 +248,7 @@ def _resolve(
 
 
 def _layer(paper: Paper, label: str) -> str:
-    return "command line" if label == "command line" else f"{paper.file}: {label} settings"
+    return "settings" if label == "command line" else f"{paper.file}: {label} settings"
 
 
 def _in_words(protocol: Protocol, settings: Mapping[str, Any], frames_per_step: int) -> str:

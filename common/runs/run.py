@@ -417,7 +417,8 @@ class Run:
     def _line(self, progress: Progress, moment: float) -> None:
         rate = (progress.agent_steps - self._steps_at_line) / (moment - self._last_line)
         overall = self._rate(progress)  # none yet when a run is resumed at a long evaluation phase
-        left = (self.settings["training_steps"] - progress.agent_steps) / overall if overall > 0 else 1e12
+        steps = max(self.settings["training_steps"] - progress.agent_steps, 0)  # a last rollout may go beyond
+        left = steps / overall if overall > 0 else 1e12
         mean = (
             f"mean of the last {len(self.recent)}: {np.mean(self.recent):.2f}"
             if self.recent

@@ -595,6 +595,16 @@ def test_a_setting_that_comes_back_to_the_papers_value_is_no_deviation(toy):
     assert "replay" not in found
 
 
+def test_a_length_in_which_nothing_is_learned_is_refused():
+    message = r"frames=100: 25 agent steps are too few; .*step 1,024: at least frames=4096"
+    with pytest.raises(UserError, match=message):
+        resolve("ppo", None, "pong", "frames-100")
+    assert resolve("ppo", None, "pong", "frames-4096").settings["training_steps"] == 1024
+    assert resolve("ppo", None, "pong", "frames-512", {"num_envs": 1}).frames == 512
+    with pytest.raises(UserError, match="dqn cartpole learns nothing before agent step 1,000"):
+        resolve("dqn", None, "cartpole", "frames-999")
+
+
 @pytest.mark.parametrize(
     ("frames", "steps", "log_every"),
     [(4, 1, 5), (1003, 250, 5), (40_000, 10_000, 5), (40_001, 10_000, 10), (99_999, 24_999, 10)],
@@ -618,8 +628,8 @@ def test_a_length_of_ones_own_takes_the_hours_settings_up_to_an_hour(toy, frames
         ("pong", "frames-3", {}, "less than one agent step; at least 4"),
         ("ring", "frames-100", {}, "has no setting training_steps; use a budget"),
         ("pnog", "hour", {}, "unknown task 'pnog' of toy .did you mean 'pong'"),
-        ("pong", "hour", {"lr": 1}, "command line: unknown setting 'lr'"),
-        ("pong", "hour", {"replay": 1}, "command line.replay: 1 is of type int, not bool"),
+        ("pong", "hour", {"lr": 1}, "settings: unknown setting 'lr'"),
+        ("pong", "hour", {"replay": 1}, "settings.replay: 1 is of type int, not bool"),
         ("pong", "hour", {"learning_rate": float("nan")}, "nan is not a number"),
     ],
 )
