@@ -21,7 +21,15 @@ from common.say import say
 ASKED = ".asked"  # in the folder of results: the runs that workflows were asked for, one a line
 FAILED = ".failed"  # there too: {run: why}, of the last workflow's jobs that failed
 SILENT = datetime.timedelta(minutes=15)
-STATES = ("failed", "silent", "training", "stopped", "waiting", "finished")  # in the order they are listed in
+STATES = (
+    "failed",
+    "damaged",
+    "silent",
+    "training",
+    "stopped",
+    "waiting",
+    "finished",
+)  # in the order they are listed in
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ def state_of(folder: Path, run: str, now: datetime.datetime, failed: str | None 
     status = _read(folder / "checkpoint" / "status.json")
     if failed and status.get("state") not in ("training", "evaluating"):
         return State(run, "failed", failed)
+    if (folder / "run.json").exists() and status.get("state") not in ("training", "evaluating"):
+        return State(run, "damaged", f"{folder / 'run.json'} cannot be read")
     if not status:
         begun = (folder / "checkpoint" / "live").is_dir()
         return State(run, "waiting", "begun, and says nothing yet" if begun else "")

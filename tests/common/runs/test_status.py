@@ -60,10 +60,12 @@ def test_each_state_has_its_line(tmp_path):
         "seed8": ("waiting", ""),
         "seed9": ("failed", "trained; its evaluation: no film"),
         "seed10": ("training", "100 steps/s, 25% of 1,000,000 agent steps, 2.1 hours left"),
-        "seed11": ("waiting", ""),
+        "seed11": ("damaged", f"{pong / 'seed11' / 'run.json'} cannot be read"),
     }  # fmt: skip
     printed = status.table(status.states_in(tmp_path, NOW))
-    assert printed[0] == "11 runs: 3 failed, 1 silent, 2 training, 1 stopped, 2 waiting, 2 finished"
+    assert (
+        printed[0] == "11 runs: 3 failed, 1 damaged, 1 silent, 2 training, 1 stopped, 1 waiting, 2 finished"
+    )
     assert [line.split()[0] for line in printed[1:4]] == ["failed"] * 3
 
 
