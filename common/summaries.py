@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.configuration import PAGE, SUFFIX
-from common.errors import UserError, suggestion
+from common.errors import UserError, did_you_mean
 from common.papers import Paper, Target, raise_if_broken
 from common.papers.printed import Table
 
@@ -157,7 +157,10 @@ def targets_meant(flow: Any) -> list[str]:
         fit = fitting(flow, word) if set("*?") & set(word) else [flow.target(word).name]
         if not fit:
             raise_if_broken(word.strip("*?_"), flow.papers, flow.broken)
-            raise UserError(f"targets: no target fits {word!r}{suggestion(word.strip('*?_'), flow.agents)}")
+            raise UserError(
+                f"targets: no target fits {word!r}{did_you_mean(word.strip('*?_'), list(flow.agents))}; patterns are like dqn_* "
+                "(a paper's tasks) and *_pong (a task's papers), and ./run targets lists what there is"
+            )
         names |= dict.fromkeys(fit)
     suite = flow.config["suite"]
     if suite is None:

@@ -90,7 +90,8 @@ def test_patterns_and_suites():
     [
         ({"targets": "pppo_*"}, "no target fits 'pppo_\\*' \\(did you mean 'ppo'"),
         ({"targets": "dqn_pong", "suite": "mujoco7"}, "suite: mujoco7: dqn has none of its tasks"),
-        ({"suite": "atari50"}, "atari49"),
+        ({"targets": "foo_*"}, "no target fits 'foo_\\*'; patterns are like dqn_\\* .*./run targets lists"),
+        ({"suite": "atari50"}, "there are: atari5, atari49"),
     ],
 )  # fmt: skip
 def test_a_pattern_or_suite_that_fits_nothing_is_refused(config, message):

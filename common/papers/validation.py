@@ -129,7 +129,7 @@ def _describe(error: ValidationError) -> str:
             meaning = schema.get("properties", {}).get(missing, {}).get("description")
             return f"key {missing!r} is missing" + (f" ({meaning})" if meaning else "")
         case "enum":
-            return f"{_short(value)} is not allowed{suggestion(value, limit, shown=30)}"
+            return f"{_short(value)} is not allowed{suggestion(value, [v for v in limit if v is not None], shown=30)}"
         case "type":
             kinds = [limit] if isinstance(limit, str) else limit
             return f"{_short(value)} is not {' or '.join(TYPES[kind] for kind in kinds)}"

@@ -60,7 +60,7 @@ def read_finished(folder: Path) -> Finished:
     """A finished run. UserError that names the file for one that is missing, damaged or does not fit the others."""
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: there is no such folder; name finished runs, e.g. results/dqn/pong/hour/seed1"
+            f"{folder}: there is no such folder; name folders of finished runs, which ./run status lists"
         )
     contents = {}
     claims = any((folder / name).exists() for name in MEASURES)
