@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -47,12 +49,14 @@ def hold(state: Path) -> bool:
         mark = open(state / "in-use", "a+")  # noqa: SIM115 (held as long as the process)
     except OSError:
         return False  # Snakemake needs the folder too, and says so
-    left = locks.is_dir() and any(locks.iterdir())
+    left, others = locks.is_dir() and any(locks.iterdir()), []
     try:
         fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         alone = True
     except BlockingIOError:
         alone = False
+        others = living(mark)
+        _say_of_the_lock(others)
     except OSError:
         mark.close()
         return False
@@ -67,10 +71,34 @@ def hold(state: Path) -> bool:
         )
     fcntl.flock(mark, fcntl.LOCK_SH)
     mark.truncate(0)
-    mark.write(" ".join(sorted(machine())))
+    mark.write(" ".join([*sorted(machine()), *(f"process={pid}" for pid in [*others, os.getpid()])]))
     mark.flush()
     _held.append(mark)
     return alone and left
+
+
+def living(mark: IO[str]) -> list[int]:
+    """The processes of this machine that a mark names, and that live."""
+    mark.seek(0)
+    words = set(mark.read().split())
+    named = [int(word[8:]) for word in words if re.fullmatch("process=[0-9]{1,9}", word)]
+    return sorted(filter(psutil.pid_exists, named)) if machine() & words else []
+
+
+def _say_of_the_lock(others: list[int]) -> None:
+    """Snakemake's error, where two commands make the same files, advises to remove the lock: of one that lives, that is wrong."""
+    from snakemake.exceptions import LockException, WorkflowError
+
+    who = f" ({' or '.join(f'process {pid}' for pid in others)})" if others else ""
+
+    def say(problem: WorkflowError) -> None:
+        WorkflowError.__init__(
+            problem,
+            f"another command{who} is making some of the same pages or runs in this clone; wait until it has ended, or stop "
+            "it and name all pages in one command",
+        )
+
+    LockException.__init__ = say
 
 
 # --- stopped ---

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -426,6 +426,18 @@ def must_call_main(script: Path) -> None:
         )
 
 
+def check_given(given: Mapping[str, Any]) -> None:
+    """UserError where --config says two lengths; a line where it says what has no part in pages that train nothing."""
+    given = {key: value for key, value in given.items() if value not in (None, "", "null", "none")}
+    if "budget" in given and "frames" in given:
+        raise UserError(
+            f"budget={given['budget']} and frames={given['frames']} are two lengths; leave out one of them"
+        )
+    unused = [key for key in ("budget", "frames", "seeds", "fresh", "resume_changed") if key in given]
+    if given.get("source", "own") != "own" and unused and "settings" not in given:
+        say_aside(f"source={given['source']} trains nothing, so this is not used: {', '.join(unused)}")
+
+
 def asked_of_snakemake(arguments: list[str]) -> list[str]:
     """What may be targets on Snakemake's command line, which it does not tell a Snakefile: pages and bare words."""
     values = [b for a, b in pairwise(arguments) if a not in ("--report", "--report-after-run")]
@@ -437,6 +449,7 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
     from snakemake.exceptions import WorkflowError
 
     try:
+        check_given(workflow.config_settings.config or {})
         gc.freeze()
         gc.set_threshold(500_000, 50, 100)  # a graph of thousands of jobs is no garbage
         flow = Flow(config, stored=bool(workflow.storage_settings.default_storage_provider))

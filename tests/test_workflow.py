@@ -480,6 +480,18 @@ def test_stopped_and_killed_runs_go_on(repo, snakemake):
     assert (repo / "reports/toy_pong.html").exists()
 
 
+def test_a_second_command_for_the_same_page_hears_of_the_first(repo, snakemake):
+    (repo / "slow").touch()
+    process = start(repo, "reports/toy_pong.html")
+    try:
+        message = snakemake(repo, "reports/toy_pong.html", code=1)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(120)
+    assert f"another command (process {process.pid}) is making some of the same pages" in message
+    assert "unlock" not in message
+
+
 @pytest.mark.slow
 def test_a_closed_terminal_saves_a_schedulers_end_saves_and_nohup_goes_on(repo):
     (repo / "slow").touch()
@@ -571,6 +583,15 @@ def test_a_broken_paper_is_named_by_the_workflow_and_leaves_the_others_usable(re
     assert "replications.toy_two.train" in output
     output = snakemake(repo, "reports/toy_two_pnog.html", "-n", code=1)
     assert "unknown target 'toy_two_pnog' (did you mean 'toy_two_pong'" in output
+
+
+def test_options_that_contradict_each_other_or_do_nothing_are_said(repo, snakemake):
+    order = ("reports/toy_pong.html", "-n", "--config")
+    message = snakemake(repo, *order, "budget=smoke", "frames=400000", code=1)
+    assert "budget=smoke and frames=400000 are two lengths; leave out one of them" in message
+    assert "two lengths" not in snakemake(repo, *order, "budget=smoke", "frames=null")
+    message = snakemake(repo, *order, "source=results", "budget=smoke", "seeds=5")
+    assert "source=results trains nothing, so this is not used: budget, seeds" in message
 
 
 @pytest.mark.parametrize(
