@@ -136,11 +136,16 @@ def in_suite(flow: Any, name: str, target: Target) -> bool:
     """atari49: the games of DQN (2015); mujoco7: the tasks of PPO (2017), Table 1; all_claims: all tasks with claims."""
     if name == "all_claims":
         return bool(flow._task(target).claims)
-    if name == "atari5":
-        return target.task in ATARI5
-    paper, kind = {"atari49": ("dqn", "atari"), "mujoco7": ("ppo", "gym")}[name]
-    tasks = flow.papers[paper].tasks
-    return target.task in tasks and tasks[target.task].kind == kind and tasks[target.task].in_paper
+    return target.task in tasks_in(name, flow.papers)
+
+
+def tasks_in(suite: str, papers: Mapping[str, Paper]) -> set[str]:
+    """Of atari5, atari49 or mujoco7; none where its paper is not there."""
+    if suite == "atari5":
+        return ATARI5
+    paper, kind = {"atari49": ("dqn", "atari"), "mujoco7": ("ppo", "gym")}[suite]
+    tasks = papers[paper].tasks.values() if paper in papers else ()
+    return {task.name for task in tasks if task.kind == kind and task.in_paper}
 
 
 def fitting(flow: Any, pattern: str) -> list[str]:

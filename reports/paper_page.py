@@ -24,6 +24,7 @@ from common.evaluation.statistics import (
 from common.evaluation.verdict import MIN_SEEDS, WORDS, Verdict, state
 from common.papers.printed import PaperClaim
 from common.say import say
+from common.summaries import tasks_in
 from reports.charts import draw
 from reports.curves import Chart, Line, series_of, within
 from reports.render import environment, write
@@ -102,20 +103,23 @@ def decide_claim(
         else ()
     )
     if claim.by == "tasks":
-        command = f"./run snakemake {' '.join(f'reports/{cells[t].page}' for t in claim.tasks)} --config budget=paper"
-        return _by_tasks([cells[t] for t in claim.tasks], command, links)
+        return _by_tasks([cells[t] for t in claim.tasks], links)
     agent = papers.agent_name(paper.name, claim.variant or None)
     lacking = [task for task in claim.tasks if len(cells[task].runs) < MIN_SEEDS]
     command = f"./run snakemake reports/{agent}_{{{','.join(lacking)}}}.html --config budget=paper seeds={MIN_SEEDS}"
+    about = [cells[task] for task in lacking]
     if len(lacking) == 1:  # a shell leaves braces around one word
         command = command.replace("{", "").replace("}", "")
     if len(lacking) > 8:
-        command = f'./run snakemake --config targets="{agent}_*" budget=paper seeds={MIN_SEEDS}'
-    missing = missing_of([cells[t] for t in claim.tasks], MIN_SEEDS, command)
+        suite = {*claim.tasks} == tasks_in("atari49", papers.load_papers())
+        which = f"targets={agent}_pong suite=atari49" if suite else f'targets="{agent}_*"'
+        command = f"./run snakemake --config {which} budget=paper seeds={MIN_SEEDS}"
+        about = [cell for task, cell in cells.items() if task in claim.tasks or not suite]
+    missing = missing_of([cells[t] for t in claim.tasks], lambda cell: MIN_SEEDS, command, about)
     return (_by_games if claim.by == "games" else _by_aggregate)(claim, cells, missing)
 
 
-def _by_tasks(cells: Sequence[Cell], command: str, links: tuple) -> Decision:
+def _by_tasks(cells: Sequence[Cell], links: tuple) -> Decision:
     verdicts = [verdict_of(cell) for cell in cells]
     key = overall(
         [
@@ -128,7 +132,9 @@ def _by_tasks(cells: Sequence[Cell], command: str, links: tuple) -> Decision:
             for v in verdicts
         ]
     )
-    missing = missing_of([cell for cell in cells if not cell.runs], 1, command)
+    lacking = [cell for cell in cells if not cell.runs]
+    command = f"./run snakemake {' '.join(f'reports/{cell.page}' for cell in lacking)} --config budget=paper"
+    missing = missing_of(lacking, lambda cell: papers.default_seeds(cell.target.task, "paper"), command)
     return Decision(key, " ".join(v.sentence for v in verdicts), missing, links=links)
 
 

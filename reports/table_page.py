@@ -124,7 +124,10 @@ def decide(claim: Comparison, found: Objectives, command: str) -> Decision:
     """By the bootstrap interval of the difference between its two sides; undecided if the readings of random play disagree."""
     rows = [*claim.higher.rows, *claim.lower.rows]
     missing = missing_of(
-        [found.cells[v, t] for v in rows for t in found.table.tasks], found.table.seeds, command
+        [found.cells[v, t] for v in rows for t in found.table.tasks],
+        lambda cell: found.table.seeds,
+        command,
+        list(found.cells.values()),
     )
     incomplete = [v for v in rows if not found.complete(v)]
     if incomplete:
@@ -338,7 +341,7 @@ def context_of(paper: papers.Paper, table: Table, results: Path) -> dict:
     return {
         "paper": paper, "citation": paper.citation, "table": table, "rows": rows, "header": header, "scale": scale,
         "claims": decisions, "decided": decided([d for _, d in decisions]), "key": key, "runs": runs, "wanted": wanted,
-        "missing": missing_of(list(cells.values()), table.seeds, command), "page": page, "command": command,
+        "missing": missing_of(list(cells.values()), lambda cell: table.seeds, command), "page": page, "command": command,
         "codes": codes_of(list(cells.values())),
         "hours": sum(run.run["cost"]["seconds"] for cell in cells.values() for run in cell.runs) / 3600,
         "csv": csv_of(lines, table.name),

@@ -93,25 +93,46 @@ def _why_not(run: SeedRun, settings: dict) -> str:
 
 @dataclass(frozen=True)
 class Missing:
-    """Runs that a claim still needs: how many, the command that makes them, and how long they take by what others took."""
+    """Runs that a claim still needs: how many, the command that makes them, and how long they take by what others took.
+
+    trained: how many the command trains. It knows no recorded runs, and may be about more than the claim.
+    """
 
     runs: int
     command: str
+    trained: int
     seconds: float | None = None
+    seconds_trained: float | None = None
 
     @property
-    def words(self) -> str:
+    def to_come(self) -> str:
         time = f"about {duration(self.seconds)} of one process" if self.seconds else "not measured yet"
         return f"{counted(self.runs, 'run')} to come, {time}"
 
+    @property
+    def words(self) -> str:
+        if self.trained == self.runs:
+            return self.to_come
+        time = f", about {duration(self.seconds_trained)}" if self.seconds_trained else ""
+        return f"{self.to_come}; the command trains {counted(self.trained, 'run')}{time}: all of its pages, recorded runs again"
 
-def missing_of(cells: Sequence[Cell], seeds: int, command: str) -> Missing | None:
-    """None where every cell has its seeds."""
-    lacking = sum(max(0, seeds - len(cell.runs)) for cell in cells)
+
+def missing_of(
+    cells: Sequence[Cell], seeds: Callable[[Cell], int], command: str, about: Sequence[Cell] | None = None
+) -> Missing | None:
+    """None where every cell has its seeds. about: the cells that the command trains, where they are others."""
+    lacking = sum(max(0, seeds(cell) - len(cell.runs)) for cell in cells)
     if not lacking:
         return None
     took = [run.run["cost"]["seconds"] for cell in cells for run in cell.runs]
-    return Missing(lacking, command, lacking * sum(took) / len(took) if took else None)
+    each = sum(took) / len(took) if took else None
+    trained, seconds = 0, 0.0
+    for cell in cells if about is None else about:
+        own = [run.run["cost"]["seconds"] for run in cell.runs]
+        count = max(0, seeds(cell) - (len(own) if cell.source == "own" else 0))
+        trained += count
+        seconds += count * (sum(own) / len(own) if own else each or 0)
+    return Missing(lacking, command, trained, *((lacking * each, seconds) if each else ()))
 
 
 def codes_of(cells: Sequence[Cell]) -> dict[str, int]:

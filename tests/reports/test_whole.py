@@ -2,18 +2,21 @@
 
 import csv
 import io
+import shlex
 import shutil
 import urllib.parse
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common import papers
 from common.errors import UserError
+from common.workflow import Flow
 from reports import paper_page, site, table_page, task_page
 from reports.curves import Series
 from reports.render import build
-from reports.whole import cell_of, target_of
+from reports.whole import cell_of, missing_of, target_of
 from tests.reports.pages import PAPER_FRAMES, PAPER_YAML, PUBLISHED_CSV, Reader, edit, write_run
 
 PRINTED = """toy,two,toy,0.8,,t,Table 3
@@ -301,6 +304,42 @@ def test_a_claim_over_games_says_what_would_settle_it_in_one_command(toy, whole)
     page = Reader(paper_page.render_paper("toy", toy / "results", toy / "toy.html").read_text())
     assert "./run snakemake reports/toy_montezuma.html --config budget=paper seeds=3" in page.words
     assert "3 runs to come, about 2.5 h" in page.words
+
+
+def test_what_a_command_trains_is_said_where_it_is_more_than_what_is_to_come(toy, whole):
+    """A command knows no recorded runs."""
+    write(toy, means=(-20.0,), recorded=True)
+    cells = {task: cell_of(target_of(whole(), "", task), toy / "results") for task in ("pong", "montezuma")}
+    missing = missing_of(list(cells.values()), lambda cell: 3, "./run")
+    assert (missing.runs, missing.trained) == (5, 6)
+    assert missing.words == (
+        "5 runs to come, about 4.2 h of one process; the command trains 6 runs, about 5.0 h: all of its pages, recorded runs again"
+    )
+    assert (
+        missing_of([cells["montezuma"]], lambda cell: 3, "./run").words == "3 runs to come, not measured yet"
+    )
+    more = missing_of([cells["montezuma"]], lambda cell: 2, "./run", list(cells.values()))
+    assert (more.runs, more.trained) == (2, 4)
+    write(toy, means=(-20.0, -20.0))  # of one's own, which no command trains again
+    cell = cell_of(target_of(whole(), "", "pong"), toy / "results")
+    assert missing_of([cell], lambda cell: 3, "./run").words == "1 run to come, about 50 min of one process"
+
+
+def test_the_commands_of_claims_train_what_they_say():
+    """For every claim of every paper that lacks runs."""
+    loaded = papers.load_papers()
+    tried = 0
+    for paper in loaded.values():
+        for claim, decision in paper_page.context_of(paper, "", Path("nowhere"))["claims"]:
+            missing = decision.missing
+            if missing and "--config targets" in missing.command:
+                words = shlex.split(missing.command.partition("--config ")[2])
+                config = dict(word.split("=") for word in words)
+                targets = Flow(config).config["targets"]
+                assert len(targets) * int(config["seeds"]) == missing.trained, claim.name
+                assert {f"{paper.name}_{task}" for task in claim.tasks} <= {*targets}
+                tried += 1
+    assert tried >= 4
 
 
 def test_two_seeds_settle_nothing_over_games(toy, whole):
