@@ -5,24 +5,22 @@ All problems are raised as UserError while the Snakefile is read, before any job
 
 from __future__ import annotations
 
-import ast
 import atexit
 import gc
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from common import announce, interruptions, needs, papers, summaries
-from common.configuration import PAGE, SUFFIX, bare, checked_config
+from common import announce, configuration, interruptions, needs, papers, summaries
+from common.configuration import PAGE, SUFFIX, bare
 from common.errors import UserError, did_you_mean
-from common.files import digest, must_be_ones_own, must_be_writable
+from common.files import digest, must_be_ones_own, must_be_writable, must_call_main
 from common.papers import Resolved, Target
 from common.runs import tracking
 from common.runs.devices import detect_device, own_device
@@ -56,7 +54,7 @@ class Flow:
         if self.broken and not self.papers:
             raise next(iter(self.broken.values()))
         self.targets = papers.targets_of(self.papers)
-        self.config = checked_config(self.config)
+        self.config = configuration.checked_config(self.config)
         self._of_paper: dict[str, list[Path]] = {}
         self._resolved: dict[tuple[Target, str], Resolved] = {}
         self.needs = needs.Needs(self)
@@ -366,14 +364,17 @@ class Flow:
 
     def index_pages(self, wildcards: Any) -> list[str]:
         """The pages that are made at the same call, so that the index is made after them."""
-        return [f"{PAGE}{target.name}{SUFFIX}" for target in self.requested(asked_of_snakemake(sys.argv))]
+        return [
+            f"{PAGE}{target.name}{SUFFIX}"
+            for target in self.requested(configuration.asked_of_snakemake(sys.argv))
+        ]
 
     def index_seen(self, wildcards: Any) -> str:
         """Changes with one's own finished runs, papers and templates. They are no input: the index never asks for a training.
 
         Runs of pages made at the same call are left out: the pages are its input.
         """
-        asked = {(t.agent, t.task) for t in self.requested(asked_of_snakemake(sys.argv))}
+        asked = {(t.agent, t.task) for t in self.requested(configuration.asked_of_snakemake(sys.argv))}
         papers = [path for paper in self.papers.values() for path in (paper.file, *paper.tables())]
         recorded = [path for target in self.targets.values() for path in self.recorded(target)]
         runs = summaries.seen(self.config["results"], without=asked)
@@ -394,12 +395,8 @@ class Flow:
                     "Train it here instead: leave out source=recorded"
                 )
         must_be_ones_own(Path())
-        results, source = self.config["results"], self.config["source"]
-        if source == "results" and results != "results" and not os.path.isdir(results):
-            raise UserError(
-                f"results: {results}: there is no such folder, and source=results trains nothing; name the folder of the runs"
-            )
-        for key in ("results", "checkpoints") if source == "own" else ():
+        configuration.must_be_there(self.config)
+        for key in ("results", "checkpoints") if self.config["source"] == "own" else ():
             if self.config[key]:
                 must_be_writable(key, Path(self.config[key]))
 
@@ -415,41 +412,12 @@ class Flow:
         return announce.announce(self, wanted)
 
 
-def must_call_main(script: Path) -> None:
-    """UserError for a script that would end at once and leave nothing: it calls no main() when it is run."""
-    tree = ast.parse(script.read_text(encoding="utf-8"))
-    run = [n for node in tree.body if isinstance(node, ast.Expr | ast.If) for n in ast.walk(node)]
-    calls = {getattr(n.func, "id", getattr(n.func, "attr", "")) for n in run if isinstance(n, ast.Call)}
-    if "main" not in calls:
-        raise UserError(
-            f"{script} does not call main() at its end, so it would train nothing; docs/paper_yaml.md says how it ends"
-        )
-
-
-def check_given(given: Mapping[str, Any]) -> None:
-    """UserError where --config says two lengths; a line where it says what has no part in pages that train nothing."""
-    given = {key: value for key, value in given.items() if value not in (None, "", "null", "none")}
-    if "budget" in given and "frames" in given:
-        raise UserError(
-            f"budget={given['budget']} and frames={given['frames']} are two lengths; leave out one of them"
-        )
-    unused = [key for key in ("budget", "frames", "seeds", "fresh", "resume_changed") if key in given]
-    if given.get("source", "own") != "own" and unused and "settings" not in given:
-        say_aside(f"source={given['source']} trains nothing, so this is not used: {', '.join(unused)}")
-
-
-def asked_of_snakemake(arguments: list[str]) -> list[str]:
-    """What may be targets on Snakemake's command line, which it does not tell a Snakefile: pages and bare words."""
-    values = [b for a, b in pairwise(arguments) if a not in ("--report", "--report-after-run")]
-    return [a for a in values if "=" not in a and not a.startswith("-")]
-
-
 def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
     """What the Snakefile starts with. Problems become Snakemake's own error: one message, no traceback."""
     from snakemake.exceptions import WorkflowError
 
     try:
-        check_given(workflow.config_settings.config or {})
+        configuration.check_given(workflow.config_settings.config or {})
         gc.freeze()
         gc.set_threshold(500_000, 50, 100)  # a graph of thousands of jobs is no garbage
         flow = Flow(config, stored=bool(workflow.storage_settings.default_storage_provider))
@@ -463,7 +431,7 @@ def prepare(workflow: Any, config: dict[str, Any]) -> Flow:
         let_failed_pods_be_tried_again()
         flow.needs = needs.Needs(flow, workflow)
         if workflow.is_main_process:
-            wanted = flow.requested(asked_of_snakemake(sys.argv))
+            wanted = flow.requested(configuration.asked_of_snakemake(sys.argv))
             flow.check(wanted)
             for name, problem in flow.broken.items():
                 say_aside(f"warning: {problem}; {papers.left_out(name)}")

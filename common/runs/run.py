@@ -417,8 +417,7 @@ class Run:
     def _line(self, progress: Progress, moment: float) -> None:
         rate = (progress.agent_steps - self._steps_at_line) / (moment - self._last_line)
         overall = self._rate(progress)  # none yet when a run is resumed at a long evaluation phase
-        steps = max(self.settings["training_steps"] - progress.agent_steps, 0)  # a last rollout may go beyond
-        left = steps / overall if overall > 0 else 1e12
+        left = (self.settings["training_steps"] - progress.agent_steps) / overall if overall > 0 else 1e12
         mean = (
             f"mean of the last {len(self.recent)}: {np.mean(self.recent):.2f}"
             if self.recent
@@ -426,7 +425,7 @@ class Run:
         )
         say(
             f"{self._frames(progress):,} frames  {progress.episodes:,} episodes  {mean}  {rate:.0f} steps/s  "
-            f"{f'{datetime.timedelta(seconds=int(left))} left' if left < 1e12 else ''}"
+            f"{f'{datetime.timedelta(seconds=max(int(left), 0))} left' if left < 1e12 else ''}"
         )
         self._last_line, self._steps_at_line, self._line_rate = moment, progress.agent_steps, rate
         self.status("training")
