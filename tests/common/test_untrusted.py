@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from common import papers
+from common.configuration import checked_config
 from common.errors import UserError
 from common.evaluation import protocol as evaluation
 from common.runs.checkpoint import Checkpoints
 from common.runs.finished import read_finished
-from common.workflow import checked_config
 from reports.render import build
 from reports.runs import find_runs
 from tests.reports import pages
