@@ -260,3 +260,28 @@ def test_a_training_asks_for_its_phases_with_its_own_seed_and_the_protocols_cap(
     assert cap is not None
     for number, given in zip((0, 3), asked, strict=True):
         assert given[:7] == (script, config, run.task, "a policy", 6, number, cap)
+
+
+@pytest.mark.parametrize("score", ["evaluation_mean", "last_100_episodes"])
+def test_two_phases_in_a_row_at_the_published_score_end_a_training(score, tmp_path, monkeypatch):
+    """18.9 of Pong; not where the score is of the training's own last episodes, which would be its own stopping rule."""
+    phases, reached = iter([19.0, 18.8, 18.9, 20.0]), []
+    monkeypatch.setattr(runs, "evaluation_phase", lambda *_: np.array([next(phases)]))
+    run, *_ = open_run("dqn", "pong", tmp_path, {}, stop_when_reached=True)
+    run.resolved = replace(run.resolved, protocol=replace(run.resolved.protocol, score=score))
+    try:
+        for _ in range(4):
+            run.evaluate("a policy", Progress())
+            reached.append(run.published_score_reached())
+    finally:
+        run.close()
+    assert reached == [False, False, False, score == "evaluation_mean"]
+
+
+def test_of_two_phases_with_the_best_score_the_first_is_kept():
+    progress, best = Progress(), torch.nn.Linear(1, 1)
+    for step, scores in enumerate(([1.0, 2.0], [4.0, 6.0], [5.0], [], [3.0]), start=1):
+        progress.agent_steps, network = step, torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(network.weight, step)
+        progress.keep_best(np.array(scores), network, best)
+    assert (progress.best_score, progress.best_agent_step, best.weight.item()) == (5.0, 2, 2.0)

@@ -406,7 +406,7 @@ def test_a_read_only_results_folder_is_one_clear_error(tmp_path, monkeypatch):
         (["--task", "pogn"], ["pogn", "pong"]),
         (["--task", "pong", "--budget", "huge"], ["huge", "smoke"]),
         (["--task", "pong", "--variant", "no_reply"], ["no_reply", "no_replay"]),
-        (["--task", "pong", "--seed", "-1"], ["-1", "from 0 to 4,294,967,295"]),
+        (["--task", "pong", "--seed", "0"], ["seed 0", "from 1 to 4,294,967,295"]),
         ([], ["--task", "pong"]),
     ],
 )
@@ -473,6 +473,14 @@ def test_code_fingerprint_ignores_comments_and_sees_code(tmp_path, monkeypatch):
     assert provenance.code_fingerprint("ppo") == other  # which has no replay memory
 
 
+def test_the_key_of_a_checkpoint_is_of_code_packages_and_rom():
+    names = ("code_sha256", "lock_sha256", "rom_sha256")
+    one = dict.fromkeys(names, "a" * 64)
+    keys = {provenance.key_of(one)} | {provenance.key_of(one | {name: "b" * 64}) for name in names}
+    assert len(keys) == 4
+    assert provenance.key_of(one | {"commit": "c"}) in keys
+
+
 def test_what_counts_as_uncommitted(tmp_path, monkeypatch):
     git = lambda *words: subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)  # noqa: E731
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
@@ -494,7 +502,9 @@ def test_what_counts_as_uncommitted(tmp_path, monkeypatch):
     assert not provenance.uncommitted()
     (tmp_path / files[1]).write_text("two\n")
     assert "replications/dqn/train.py" in provenance.uncommitted()
-    git("checkout", "-q", files[1])
+    git("add", files[1])
+    assert "replications/dqn/train.py" in provenance.uncommitted()
+    git("checkout", "-q", "HEAD", files[1])
     (tmp_path / "replications/ppo").mkdir()
     (tmp_path / "replications/ppo/paper.yaml").touch()
     assert "ppo/paper.yaml" in provenance.uncommitted()

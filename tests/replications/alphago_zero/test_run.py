@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +87,7 @@ def test_learning_changes_the_learner_and_the_gate_keeps_the_best(monkeypatch):
 
 def test_measures_points_and_games_of_a_run(monkeypatch):
     monkeypatch.setattr(measures, "MOST_LINES", 200)  # an untrained player's walk has no end
+    monkeypatch.setattr(measures, "elo", lambda won, played: 10.0 ** np.arange(len(won)))
     config = train.Config(**(TINY | GO | {"test_games": 2}))
     found = measure(config, *train.train(config, 1), 1)
     assert {"not_won_search", "lines_search", *measures.TOURNAMENT, "first_move_center"} <= set(
@@ -99,6 +99,9 @@ def test_measures_points_and_games_of_a_run(monkeypatch):
     assert figures == {"self_play", "empty_board", "loss", "moves", "gate", "elo"}
     board = json.loads(found.files["board.json"])
     assert board["tournament"]["names"][-1] == "last, no search"
+    # of no games, after the first and the third checkpoint, and without search
+    assert board["tournament"]["elo"] == [1, 10, 100, 1000]
+    assert (found.measures["elo_gain"], found.measures["elo_of_search"]) == (99, -900)
     for game in board["games"]:
         assert len(game["boards"]) == len(game["actions"]) + 1
         assert "(;GM[1]" in game["sgf"]
@@ -133,6 +136,19 @@ def test_the_exact_measures_come_out_again_from_the_weights_that_were_left(tmp_p
     assert measures.check_again(config, 3, tmp_path) != again
 
 
+def test_the_best_moves_are_no_mistakes(monkeypatch):
+    """Though many of them win nothing: they keep a draw."""
+    _, values = solution = measures.not_lost()
+    monkeypatch.setattr(measures, "not_lost", lambda: solution)
+
+    class Optimal(Trained):
+        def answers(self, lines, simulations):
+            return np.array([max(range(9), key=lambda a: values.get((*line, a), -2)) for line in lines])
+
+    found = measures.solved(Optimal(train.Config(**TINY), None, None, None, None))
+    assert (found["mistakes"], found["mistakes_no_search"]) == (0, 0)
+
+
 def test_a_walk_meets_every_reply_of_white():
     """Against the walk's count by hand: a Black who always passes meets every line of White's, and wins none at komi 8.5."""
     config = train.Config(**(TINY | {"game": "go", "board": 2, "komi": 0.5}))
@@ -158,6 +174,23 @@ def test_a_walk_meets_every_reply_of_white():
     assert ends == count(())
     assert won < ends
     assert lost
+
+
+def test_points_against_others_are_the_players(monkeypatch):
+    """Black wins every game: the player has all points as Black, and none as White."""
+
+    def won_by_black(game, players, games, alternate):
+        for player in players:
+            player.start(game, games)
+        return np.ones(games), [[]] * games
+
+    monkeypatch.setattr(measures, "contest", won_by_black)
+    monkeypatch.setattr(measures, "walk", lambda *_, **__: (1, 1, []))
+    monkeypatch.setattr(measures, "gnu_go", lambda: None)
+    config = train.Config(**(TINY | GO | {"test_games": 2}))
+    player = Trained(config, train.make_game(config), None, None, np.random.default_rng(0))
+    found, *_ = measures.against_others(player, 1)
+    assert (found["black_mcts"], found["white_mcts"]) == (1, 0)
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -271,23 +304,3 @@ def test_who_wins_the_gate_is_the_best_player(monkeypatch):
     assert log.rows["gate"] == [1.0] * 3
     for mine, won in zip(best.parameters(), winners[-1], strict=True):
         assert torch.equal(mine, won)
-
-
-def test_points_in_games_against_others_are_the_players_own(monkeypatch):
-    c = train.Config(**(TINY | GO | {"test_games": 2}))
-    game = train.make_game(c)
-    trained = Trained(
-        c, game, train.for_search(train.Network(c, game)), plumbing.Log(1), np.random.default_rng(0)
-    )
-
-    def contest(game, players, games, alternate):
-        return np.ones(games), [[]]  # Black wins every game
-
-    for name, value in (
-        ("gnu_go", lambda: False), ("contest", contest), ("walk", lambda *a, **k: (1, 1, [])),
-        ("annotated", lambda *a: {}), ("MCTS", lambda *a: SimpleNamespace(close=lambda: None)),
-    ):  # fmt: skip
-        monkeypatch.setattr(measures, name, value)
-    monkeypatch.setattr(Trained, "player", lambda self: SimpleNamespace(notes=[{}]))
-    found, _, _ = measures.against_others(trained, 1)
-    assert (found["black_mcts"], found["white_mcts"]) == (1.0, 0.0)
