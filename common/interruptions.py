@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -87,18 +88,19 @@ def living(mark: IO[str]) -> list[int]:
 
 def _say_of_the_lock(others: list[int]) -> None:
     """Snakemake's error, where two commands make the same files, advises to remove the lock: of one that lives, that is wrong."""
-    from snakemake.exceptions import LockException, WorkflowError
-
+    if "snakemake.exceptions" not in sys.modules:
+        return
+    exceptions = sys.modules["snakemake.exceptions"]
     who = f" ({' or '.join(f'process {pid}' for pid in others)})" if others else ""
 
-    def say(problem: WorkflowError) -> None:
-        WorkflowError.__init__(
+    def say(problem: Exception) -> None:
+        exceptions.WorkflowError.__init__(
             problem,
             f"another command{who} is making some of the same pages or runs in this clone; wait until it has ended, or stop "
             "it and name all pages in one command",
         )
 
-    LockException.__init__ = say
+    exceptions.LockException.__init__ = say
 
 
 # --- stopped ---

@@ -17,9 +17,10 @@ from types import SimpleNamespace
 import pytest
 
 from common import papers
+from common.configuration import checked_config
 from common.errors import UserError
 from common.runs import devices, status
-from common.workflow import Flow, checked_config
+from common.workflow import Flow
 from tests.toy import write_toy
 
 ROOT = Path(__file__).resolve().parent.parent
