@@ -98,7 +98,7 @@ def test_the_small_script_trains_and_goes_on_after_a_stop(tmp_path):
             subprocess.run(
                 [sys.executable, "-m", f"replications.tiny.{script}", "--task", "cartpole", "--budget", "smoke",
                  "--device", "cpu", "--threads", "1", "--results", str(tmp_path / name)],
-                cwd=tmp_path, env=os.environ | {"WANDB_MODE": "disabled"}, capture_output=True, check=script == "train",
+                cwd=tmp_path, env=os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(tmp_path)}, capture_output=True, check=script == "train",
             )  # fmt: skip
         results.append(tmp_path / name / "tiny" / "cartpole" / "smoke" / "seed1")
     one, other = results
