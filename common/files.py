@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -92,14 +91,3 @@ def digest(files: Iterable[Path], more: str = "") -> str:
     """Of the content of files, wherever they lie, and of a further text; each file is read once."""
     lines = sorted(f"{path.name} {_digest_of(path)}" for path in files)
     return hashlib.sha256("\n".join([*lines, more]).encode()).hexdigest()[:12]
-
-
-def must_call_main(script: Path) -> None:
-    """UserError for a script that would end at once and leave nothing: it calls no main() when it is run."""
-    tree = ast.parse(script.read_text(encoding="utf-8"))
-    run = [n for node in tree.body if isinstance(node, ast.Expr | ast.If) for n in ast.walk(node)]
-    calls = {getattr(n.func, "id", getattr(n.func, "attr", "")) for n in run if isinstance(n, ast.Call)}
-    if "main" not in calls:
-        raise UserError(
-            f"{script} does not call main() at its end, so it would train nothing; docs/train_py.md says how it ends"
-        )

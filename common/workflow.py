@@ -20,7 +20,7 @@ from typing import Any
 from common import announce, configuration, interruptions, needs, papers, summaries
 from common.configuration import PAGE, SUFFIX, bare
 from common.errors import UserError, did_you_mean
-from common.files import digest, must_be_ones_own, must_be_writable, must_call_main
+from common.files import digest, must_be_ones_own, must_be_writable
 from common.papers import Resolved, Target
 from common.runs import tracking
 from common.runs.devices import detect_device, own_device
@@ -387,7 +387,7 @@ class Flow:
         for target in wanted:
             if self.config["source"] != "recorded":
                 self.resolved(target, self.size(target))
-                must_call_main(self.papers[target.paper].folder / f"{self._task(target).script}.py")
+                papers.must_call_main(self.papers[target.paper].folder / f"{self._task(target).script}.py")
             elif not self.recorded(target):
                 known = [name for name, other in self.targets.items() if self.recorded(other)]
                 raise UserError(

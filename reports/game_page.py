@@ -9,10 +9,9 @@ from markupsafe import Markup
 
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import (
-    as_played,
     as_printed,
     decimals_for,
-    decimals_of_mean,
+    format_mean,
     format_number,
     format_percent,
 )
@@ -59,9 +58,8 @@ def verdict_picture(task, verdict: Verdict, finished: Sequence[SeedRun]) -> Mark
         sd, mean = spread(scored_episodes(finished[0])), scores[0]
         band = (mean - sd, mean + sd) if sd is not None else None
         label = "Ours: mean ± sd" if band else "Ours"
-        value = format_number(mean, decimals_of_mean(mean, uncertainty(verdict, finished))) + (
-            f" ± {format_number(sd, max(0, decimals))}" if band else ""
-        )
+        value = format_mean(mean, uncertainty(verdict, finished))
+        value += f" ± {format_number(sd, max(0, decimals))}" if band else ""
         rows.append(PictureRow(label, value, mean, "ours", band=band, points=(mean,)))
     else:
         interval = (verdict.score.low, verdict.score.high) if verdict.score.sd else None
@@ -88,8 +86,7 @@ def verdict_picture(task, verdict: Verdict, finished: Sequence[SeedRun]) -> Mark
         rows.append(PictureRow("Our stated bar", as_printed(task.bar), task.bar, "paper"))
     for name, row in (("Human", task.human), ("Random play", task.random)):
         if row is not None:
-            told = as_printed if name == "Human" else as_played
-            rows.append(PictureRow(name, told(row.value), row.value, name.split()[0].lower()))
+            rows.append(PictureRow(name, as_printed(row.value), row.value, name.split()[0].lower()))
     line = None
     if task.published is not None and task.random is not None and verdict.key != "not_testable":
         line = (

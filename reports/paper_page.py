@@ -15,7 +15,6 @@ from common.errors import UserError, run_main, suggestion
 from common.evaluation import aggregates
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import (
-    as_played,
     as_printed,
     columns_in_words,
     format_percent,
@@ -195,7 +194,7 @@ def table_row(cell: Cell) -> dict:
         "task": task.title, "page": cell.page, "ours": ours, "interval": interval,
         "bootstrap": estimate is not None and estimate.method == "bootstrap", "seeds": len(cell.runs),
         "published": as_printed(task.published.value) if task.published else "",
-        "random": as_played(task.random.value) if task.random else "",
+        "random": as_printed(task.random.value) if task.random else "",
         "human": as_printed(task.human.value) if task.human else "",
         "share": format_percent(verdict.g.value) if verdict.g else "",
         "verdict": verdict, "other": cell.other or "", "has": bool(cell.runs),

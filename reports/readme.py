@@ -11,7 +11,6 @@ from common import papers
 from common.errors import UserError, run_main
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import (
-    as_played,
     as_printed,
     estimate_in_words,
     format_percent,
@@ -65,7 +64,7 @@ def row_of(entry: Entry) -> tuple[str, str, str]:
         f"{as_printed(task.published.value)}{spread}{by} at {task.paper_frames / 1e6:g} million frames"
     )
     if task.random:
-        published += f" (random play: {as_played(task.random.value)})"
+        published += f" (random play: {as_printed(task.random.value)})"
     return (
         f"{ours}, {progress['frames'] / 1e6:.1f} million frames",
         published,

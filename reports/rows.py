@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from common.evaluation.statistics import (
     DASH,
     FEW,
-    as_played,
     as_printed,
     decimals_for,
-    decimals_of_mean,
+    format_mean,
     format_number,
     format_percent,
     standard_error,
@@ -68,8 +67,7 @@ def score_rows(task, verdict: Verdict, finished: Sequence[SeedRun]) -> list[dict
     else:
         for run in finished:
             scores, score = scored_episodes(run), run.evaluation["score"]
-            error = standard_error(spread(scores), len(scores))
-            value = format_number(score, decimals_of_mean(score, error))
+            value = format_mean(score, standard_error(spread(scores), len(scores)))
             add(
                 "Ours" if len(finished) == 1 else f"Ours, seed {run.seed}",
                 score,
@@ -80,8 +78,7 @@ def score_rows(task, verdict: Verdict, finished: Sequence[SeedRun]) -> list[dict
     for who, row in (("The paper", task.published), ("Human", task.human), ("Random play", task.random)):
         if row is None:
             continue
-        told = as_played if who == "Random play" else as_printed
-        value = told(row.value) + (f" ± {told(row.stdev)}" if row.stdev is not None else "")
+        value = as_printed(row.value) + (f" ± {as_printed(row.stdev)}" if row.stdev is not None else "")
         metric = f"{row.metric.replace('_', ' ')}, " if who == "The paper" else ""
         what = (
             "mean ± sd; " if row.stdev is not None else ""
@@ -147,7 +144,7 @@ def episode_rows(finished: Sequence[SeedRun]) -> list[dict]:
                     else "after training, not in the score",
                     "in_score": in_score,
                     "n": len(scores),
-                    "mean": format_number(st.fmean(scores), decimals_of_mean(st.fmean(scores), se)),
+                    "mean": format_mean(st.fmean(scores), se),
                     "raw_mean": st.fmean(scores),
                     "sd": format_number(sd, decimals_for(sd)),
                     "se": format_number(se, decimals_for(se)),

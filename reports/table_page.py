@@ -22,8 +22,8 @@ from common.evaluation.statistics import (
     MINUS,
     as_printed,
     decimals_for,
-    decimals_of_mean,
     estimate_in_words,
+    format_mean,
     format_number,
     seed_interval,
 )
@@ -76,9 +76,9 @@ class Objectives:
     scale: Mapping[str, tuple[float, float]]
 
     def read_as(self, reading: str) -> Objectives:
+        random = {task: row.value for task, row in self.table.random[reading].items()}
         return replace(
-            self,
-            scale={t: (self.table.random[reading][t].value, best) for t, (_, best) in self.scale.items()},
+            self, scale={t: (random[t], max(best, random[t] + 1e-9)) for t, (_, best) in self.scale.items()}
         )
 
     def normalised(self, variant: str, task: str) -> np.ndarray:
@@ -169,8 +169,7 @@ def score_in_words(cell: Cell) -> str:
     if estimate.method == "bootstrap":
         return estimate_in_words(estimate)
     error = estimate.standard_error
-    mean = format_number(estimate.mean, decimals_of_mean(estimate.mean, error))
-    return f"{mean} ± {format_number(estimate.sd, decimals_for(error))}"
+    return f"{format_mean(estimate.mean, error)} ± {format_number(estimate.sd, decimals_for(error))}"
 
 
 def rows_of_objectives(found: Objectives) -> list[dict]:

@@ -13,7 +13,6 @@ from common import papers
 from common.errors import UserError, run_main, suggestion
 from common.evaluation.ranges import score_range
 from common.evaluation.statistics import (
-    as_played,
     as_printed,
     columns_in_words,
     format_percent,
@@ -128,10 +127,7 @@ def context_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> 
             if row:
                 marks.setdefault(name, set()).add(row.value)
     same = [
-        Line(f"{name} {as_played(v) if name == 'random' else as_printed(v)}", v, name)
-        for name, vs in marks.items()
-        if len(vs) == 1
-        for v in vs
+        Line(f"{name} {as_printed(v)}", v, name) for name, vs in marks.items() if len(vs) == 1 for v in vs
     ]
     charts = [Chart("frames", "Against frames", lines, same)] if lines else []
     unit, timed = against_time(lines)

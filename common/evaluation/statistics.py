@@ -214,23 +214,22 @@ def format_number(value: float | None, decimals: int = 1) -> str:
     return f"{rounded:,.{max(0, decimals)}f}".replace("-", MINUS)
 
 
+def format_mean(mean: float, uncertainty: float | None) -> str:
+    """A mean with the decimals of `decimals_of_mean`."""
+    return format_number(mean, decimals_of_mean(mean, uncertainty))
+
+
 def as_printed(value: float) -> str:
     """All its digits, as a table prints them: -20.7, 6,846, 0.00025."""
     text = f"{value:,.10f}".rstrip("0").rstrip(".") if 1e-9 < abs(value) < 1e15 else f"{value:g}"
     return text.replace("-", MINUS)
 
 
-def as_played(value: float) -> str:
-    """A score of random play: printed ones have one decimal at most, ours are rounded to it."""
-    return as_printed(round(value, 1) + 0.0)
-
-
 def format_score(value: float, uncertainty: float | None = None) -> str:
     """A score rounded to what its uncertainty allows: 18.53 ± 0.41 is `18.5 ± 0.4`; without one, `18.5`."""
     if uncertainty is None or not math.isfinite(uncertainty):
         return format_number(value)
-    mean = format_number(value, decimals_of_mean(value, uncertainty))
-    return f"{mean} ± {format_number(uncertainty, decimals_for(uncertainty))}"
+    return f"{format_mean(value, uncertainty)} ± {format_number(uncertainty, decimals_for(uncertainty))}"
 
 
 def estimate_in_words(ours: Estimate) -> str:
@@ -242,8 +241,7 @@ def estimate_in_words(ours: Estimate) -> str:
         return f"{format_number(ours.mean, 1)} in each seed"
     if ours.method == "Student":
         return format_score(ours.mean, half)
-    decimals = decimals_for(half)
-    mean = format_number(ours.mean, decimals_of_mean(ours.mean, half))
+    decimals, mean = decimals_for(half), format_mean(ours.mean, half)
     low, high = (format_number(x, decimals) for x in (ours.low, ours.high))
     if ours.n <= FEW:
         return f"{mean} ({_each(ours, decimals)})"

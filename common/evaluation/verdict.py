@@ -21,7 +21,6 @@ from common.evaluation.ranges import ANYTHING
 from common.evaluation.statistics import (
     Estimate,
     Ratio,
-    as_played,
     as_printed,
     decimals_for,
     estimate_in_words,
@@ -255,7 +254,7 @@ def decide(
     point, interval = ratio_in_words(g)
     lead = (
         f"After {_length_in_words(fraction, published.by)} {_scored(ours)}; {published.in_words}, "
-        f"random play {as_played(random)}."
+        f"random play {as_printed(random)}."
     )
     notes.insert(
         0,

@@ -1,6 +1,7 @@
 """Papers as data: `replications/*/paper.yaml`, loaded, checked and resolved. This page lists what the rest of the project uses."""
 
 from common.papers.checks import check_defaults
+from common.papers.config_fields import must_call_main
 from common.papers.loading import (
     NAME,
     REPLICATIONS,
@@ -91,6 +92,7 @@ __all__ = [
     "left_out",
     "load_paper",
     "load_papers",
+    "must_call_main",
     "overridden_size",
     "parse_target",
     "protocol_json",

@@ -50,6 +50,17 @@ def config_fields(script: Path) -> dict[str, Field]:
         raise UserError(f"{script}: the file is missing") from None
 
 
+def must_call_main(script: Path) -> None:
+    """UserError for a script that would end at once and leave nothing: it calls no main() when it is run."""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    run = [n for node in tree.body if isinstance(node, ast.Expr | ast.If) for n in ast.walk(node)]
+    calls = {getattr(n.func, "id", getattr(n.func, "attr", "")) for n in run if isinstance(n, ast.Call)}
+    if "main" not in calls:
+        raise UserError(
+            f"{script} does not call main() at its end, so it would train nothing; docs/train_py.md says how it ends"
+        )
+
+
 @lru_cache(maxsize=256)
 def _read(script: Path, mtime_ns: int) -> dict[str, Field]:
     try:

@@ -169,6 +169,20 @@ def test_a_claim_that_hangs_on_what_random_play_is_is_undecided(toy, whole):
     assert page.table("numbers scale")[1][1:3] == ["\u221220.7", "\u221229.0"]
 
 
+def test_another_reading_of_random_play_above_every_run_turns_no_sign(toy, whole):
+    """The scale then has no best run; who is worse stays worse."""
+    published = toy / "replications/toy/published.csv"
+    published.write_text(
+        published.read_text() + "toy,pong,idle,20,,p,Table 4\ntoy,montezuma,idle,2000,,p,Table 4\n"
+    )
+    paper = toy / "replications/toy/paper.yaml"
+    paper.write_text(paper.read_text().replace("metrics: [random]", "metrics: [random, idle]"))
+    for variant, pong in (("", 9.0), ("slow", -25.0)):
+        write(toy, variant, task="pong", means=(pong, pong + 0.1, pong + 0.2))
+        write(toy, variant, task="montezuma", means=(0.0, 0.0, 0.0))
+    assert verdicts(table(toy)[1])["faster"] == "replicated"
+
+
 def test_fewer_than_three_seeds_decide_nothing(toy, whole):
     """In any cell: the first one has three."""
     for task, means in (("pong", (9.0, 9.1, 9.2)), ("montezuma", (9.0, 9.1))):

@@ -7,7 +7,6 @@ import pytest
 
 from common.evaluation.statistics import (
     Estimate,
-    as_played,
     decimals_for,
     estimate_in_words,
     format_number,
@@ -157,13 +156,6 @@ def test_rounding_to_what_the_interval_allows():
     assert [format_score(*pair) for pair in wide] == [
         "2,860 ± 5,000", "797 ± 600", "\u2212288 ± 160", "83 ± 90", "3.2 ± 5", "\u22125.7 ± 0.9", "0.03 ± 0.5", "0 ± 5",
     ]  # fmt: skip
-    assert [as_played(x) for x in (-282.512, -20.7, 0, 227.8, -0.04)] == [
-        "\u2212282.5",
-        "\u221220.7",
-        "0",
-        "227.8",
-        "0",
-    ]
     assert [decimals_for(u) for u in (None, 0.0, math.nan, 1.94, 1.96, 99.0)] == [1, 1, 1, 1, 0, -1]
     assert format_number(-0.04) == "0.0"
     assert format_number(123456.0, 0) == "123,456"
