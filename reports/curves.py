@@ -59,7 +59,7 @@ class Series:
     name: str
     xs: list
     ys: list
-    css: str  # s1 ... s6, mean, many, reference
+    css: str  # s1 ... s6, mean, many, faint, reference
     hours: list = field(default_factory=list)
     low: list = field(default_factory=list)
     high: list = field(default_factory=list)
@@ -94,6 +94,7 @@ class Chart:
     lines: list[Line]
     caption: str = ""
     small: bool = False
+    beside: Sequence[Series] = ()  # of the charts beside it, for axes that are the same
 
     @cached_property  # a page measures its charts before it holds them
     def data(self) -> dict:
@@ -116,7 +117,7 @@ class Chart:
 
     def outside(self, line: Line) -> bool:
         """Whether the line lies so far from the curves that they would be flat beside it: then it is marked at the edge."""
-        ys = [y for s in self.series for y in s.values()]
+        ys = [y for s in (*self.series, *self.beside) for y in s.values()]
         if not ys:
             return False
         low, high = min(ys), max(ys)
@@ -126,8 +127,8 @@ class Chart:
     @cached_property
     def svg(self) -> Markup:
         """The same as a still picture: without scripts and on paper."""
-        xs = [x for s in self.series for x in s.xs]
-        ys = [y for s in self.series for y in s.values()]
+        xs = [x for s in (*self.series, *self.beside) for x in s.xs]
+        ys = [y for s in (*self.series, *self.beside) for y in s.values()]
         if not xs or not (ys or self.lines):
             return Markup("")
         ys += [line.value for line in self.lines if not ys or not self.outside(line)]

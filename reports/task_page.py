@@ -23,7 +23,7 @@ from common.say import say
 from reports import compared
 from reports.charts import PALETTE
 from reports.compared import tasks_compared
-from reports.curves import Chart, Line, Series, mean_of, series_of, within
+from reports.curves import Chart, Line, Series, mean_of, series_of, thin, within
 from reports.index import Entry, all_targets, entry_of
 from reports.render import MAX_VIDEO, environment, excerpt, video_source, write
 from reports.runs import SeedRun
@@ -31,7 +31,8 @@ from reports.whole import LIMITED, NOT_IN_PAPER, command, counted
 from reports.words import duration, size_name
 
 POINTS = 200  # of a curve
-CROWD = 4  # lines, from which on bands are fainter
+CROWD = 4  # lines; of more, bands are fainter. Of more than there are colours, each has a chart of its own
+FAINT = 40  # points of another agent's line there
 MAX_VIDEOS = 1_200_000  # characters of all films on the page
 
 
@@ -70,7 +71,7 @@ def series_of_agent(entry: Entry, number: int) -> Series | None:
     return replace(
         within(line, score_range(entry.target.task)),
         name=name_of(entry),
-        css=f"s{number % PALETTE + 1}{' dashed' if number // PALETTE % 2 else ''}",
+        css=f"s{number % PALETTE + 1}",
     )
 
 
@@ -82,6 +83,20 @@ def against_time(lines: Sequence[Series]) -> tuple[str, list[Series]]:
     return "minutes" if short else "hours", [
         replace(line, xs=[times * h for h in line.hours]) for line in timed
     ]
+
+
+def small_charts(lines: Sequence[Series], marks: Sequence[Line]) -> list[dict]:
+    """A chart for each line, all on the same axes, with the others behind it, faint and without their bands."""
+    faint = []
+    for line in lines:
+        xs, ys = thin(line.xs, line.ys, FAINT)
+        faint.append(Series(line.name, xs, ys, "faint"))
+    charts = []
+    for n, line in enumerate(lines):
+        shown = [*faint[:n], *faint[n + 1 :], replace(line, css="s1")]
+        chart = Chart("", line.name, shown, marks, small=True, beside=lines)
+        charts.append({"title": line.name, "svg": chart.svg})
+    return charts
 
 
 def row_of(entry: Entry) -> dict:
@@ -129,15 +144,18 @@ def context_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> 
     same = [
         Line(f"{name} {as_printed(v)}", v, name) for name, vs in marks.items() if len(vs) == 1 for v in vs
     ]
-    charts = [Chart("frames", "Against frames", lines, same)] if lines else []
     unit, timed = against_time(lines)
-    if timed:
-        charts.append(Chart("hours", f"Against {unit} of one process", timed, same))
+    apart = len(lines) > PALETTE
+    drawn = [("Against frames", lines), (f"Against {unit} of one process", timed)]
+    charts = [
+        {"title": title, "smalls": small_charts(series, same) if apart else [], "svg": Chart("", title, series, same).svg}
+        for title, series in drawn if series
+    ]  # fmt: skip
     title = next(t.task.title for t in all_targets(loaded) if t.task.name == task)
     return {
         "task": task, "title": title.removesuffix(NOT_IN_PAPER), "rows": [row_of(entry) for entry in entries],
-        "charts": [{"title": chart.title, "svg": chart.svg} for chart in charts], "crowded": len(lines) > CROWD,
-        "legend": [(line.name, line.css) for line in lines], "films": films_of(entries), "page": f"reports/{task}.html",
+        "charts": charts, "crowded": len(lines) > CROWD,
+        "legend": [] if apart else [(line.name, line.css) for line in lines], "films": films_of(entries), "page": f"reports/{task}.html",
         "differ": sorted(name for name, values in marks.items() if len(values) > 1),
     }  # fmt: skip
 

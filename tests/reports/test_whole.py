@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shlex
 import shutil
 import urllib.parse
@@ -14,6 +15,7 @@ from common import papers
 from common.errors import UserError
 from common.workflow import Flow
 from reports import paper_page, site, table_page, task_page
+from reports.charts import PALETTE
 from reports.curves import Series
 from reports.render import build
 from reports.whole import cell_of, missing_of, target_of
@@ -427,6 +429,27 @@ def test_a_task_shows_every_agent_with_runs_on_one_axis(toy, whole):
     assert {"toy_pong.html", "toy-slow_pong.html", "index.html"} <= set(page.links)
     with pytest.raises(UserError, match="did you mean 'pong'"):
         task_page.render_task("pongg", toy / "results")
+
+
+def test_a_task_of_many_agents_has_a_chart_for_each_on_the_same_axes(tmp_path):
+    page = Reader(task_page.render_task("cartpole", tmp_path, tmp_path / "c.html").read_text())
+    agents = [row[0] for row in page.table("scores main")[1:]]
+    assert len(agents) > PALETTE
+    assert not [tag for tag, a in page.tags if a.get("class") == "legend"]
+    curves = [a["class"] for tag, a in page.tags if tag == "path" and "curve" in a.get("class", "")]
+    own, others = ["curve s1"], ["curve faint"] * (len(agents) - 1)
+    assert curves == [*others, *own] * len(agents) * 2  # against frames, then against time
+
+
+def test_charts_side_by_side_have_the_axes_of_all_lines_and_their_bands():
+    short = Series("short", [0, 10], [1.0, 2.0], "s1")
+    far = Series("far", [0, 1000], [1.0, 400.0], "s2", low=[0.0, 300.0], high=[2.0, 500.0])
+    charts = [chart["svg"] for chart in task_page.small_charts([short, far], [])]
+    ticks = [re.findall(r'class="tick"[^>]*>([^<]*)<', svg) for svg in charts]
+    assert ticks[0] == ticks[1] == ["0", "200", "400", "0", "500", "1,000"]
+    lines = [set(re.findall(r' d="([^"]*)"', svg)) for svg in charts]
+    assert lines[0] == lines[1]  # each line lies where it does in the other chart
+    assert [svg.count("<polygon") for svg in charts] == [0, 1]
 
 
 def test_a_task_without_runs_says_so(toy, whole):
