@@ -15,7 +15,7 @@ from common.evaluation.statistics import (
     format_number,
     format_percent,
 )
-from common.evaluation.verdict import THRESHOLD, Verdict, score_in_words, whole_length
+from common.evaluation.verdict import THRESHOLD, Verdict, score_in_words
 from common.papers import Resolved, Task
 from reports.charts import PictureRow, picture, strips
 from reports.curves import Chart, Line, series_of, within
@@ -33,7 +33,7 @@ from reports.rows import (
     score_rows,
 )
 from reports.runs import SeedRun, finished_of
-from reports.scores import scored_episodes, shortfall_notes, spread, uncertainty
+from reports.scores import length_of, scored_episodes, shortfall_notes, spread, uncertainty
 from reports.target import PageTarget
 from reports.words import duration, shown
 
@@ -260,7 +260,7 @@ def details(
     return {
         "notes": notes,
         "agent_steps": max(run.agent_steps for run in (finished or runs)),
-        "fraction": f"{format_percent(verdict.fraction)} of {whole_length(task.protocol.published_by)}"
+        "fraction": f"{format_percent(verdict.fraction)} of {length_of(task)}"
         if verdict.fraction is not None
         else None,
         "picture": verdict_picture(task, verdict, finished) if finished else None,

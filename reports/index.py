@@ -31,11 +31,11 @@ from common.evaluation.verdict import (
     score_in_words,
     seeds_in_words,
     state,
-    whole_length,
 )
 from common.say import say
 from reports.render import environment, made_from, make_preview, write
 from reports.runs import SeedRun, find_runs, finished_of
+from reports.scores import length_of
 from reports.section import own_settings, resolved_for, verdict_on
 from reports.target import PageTarget
 from reports.words import size_name
@@ -117,9 +117,7 @@ def cell(entry: Entry, has_page: bool) -> dict:
     if v.g is not None:
         words.append(f"{format_percent(v.g.value)} of the published margin")
     if v.fraction is not None:
-        words.append(
-            f"{format_percent(v.fraction)} of {whole_length(entry.target.task.protocol.published_by)}"
-        )
+        words.append(f"{format_percent(v.fraction)} of {length_of(entry.target.task)}")
     if entry.size:
         words.append(f"size {size_name(entry.size)}, {'recorded' if entry.source == 'recorded' else 'own'}")
     if entry.problem:

@@ -16,11 +16,11 @@ from common.evaluation.statistics import (
     format_percent,
     seed_interval,
 )
-from common.evaluation.verdict import WORDS, seeds_in_words, whole_length
+from common.evaluation.verdict import WORDS, seeds_in_words
 from common.files import write_file
 from common.say import say
 from reports.index import Entry, all_targets, entry_of
-from reports.scores import judge
+from reports.scores import judge, length_of
 from reports.table_page import context_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +53,7 @@ def row_of(entry: Entry) -> tuple[str, str, str]:
             f"{reached} of {len(runs)} seeds reach our bar of {task.bar:g}{earlier}",
         )
     share = format_percent(verdict.fraction) if verdict.fraction is not None and verdict.fraction < 1 else ""
-    whole = whole_length(task.protocol.published_by)
+    whole = length_of(task)
     length = f"{share} of {whole}" if share else whole
     if task.published is None:
         steps = f"{progress['agent_steps'] / 1e6:.1f} million agent steps"

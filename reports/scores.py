@@ -19,12 +19,18 @@ from common.evaluation.verdict import (
     judge_claim,
     open_claim,
     state,
+    whole_length,
 )
 from reports.files import read_curve
 from reports.runs import SeedRun, differences, finished_of
 from reports.target import PageTarget, value_of
 
 WINDOW = 100  # training episodes that a score of the training asks for
+
+
+def length_of(task: papers.Task) -> str:
+    """What a share of the task's whole length is a share of, in words."""
+    return whole_length(task.protocol.published_by, printed=task.published is not None)
 
 
 def score_of(run: SeedRun) -> tuple[str, int | None]:

@@ -120,9 +120,14 @@ def seeds_in_words(n: int) -> str:
     return "one seed" if n == 1 else f"{n} seeds"
 
 
-def whole_length(by: str | None) -> str:
-    """The length that runs are measured by. `by`: whose scores they are compared with, where not the paper's own."""
-    return "the length of the scores compared with" if by else "the paper's length"
+def whole_length(by: str | None, printed: bool = True) -> str:
+    """The length that runs are measured by. `by`: whose scores the paper's agents are compared with, where not its own.
+
+    printed: this agent has such a score.
+    """
+    if not by:
+        return "the paper's length"
+    return "the length of the scores compared with" if printed else "a whole run"
 
 
 def _length_in_words(fraction: float | None, by: str | None) -> str:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from common.papers import Claim
+from common.papers import Claim, find_task, load_paper
 from reports.claims_page import bound_is_ours, compared
 from reports.runs import SeedRun
+from reports.scores import length_of
 from reports.words import protocol_name
 
 
@@ -45,3 +46,16 @@ def test_a_check_that_passed_within_rounding_passed():
     far = compared(run, {"m": 1.01, "n": 2.0}, "seed 1 was run again", 0.0)
     assert (near["ok"], far["ok"]) == (True, False)
     assert "within rounding" in near["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("paper", "variant", "task", "words"),
+    [
+        ("dqn", None, "pong", "the paper's length"),
+        ("ddpg", None, "hopper", "the length of the scores compared with"),
+        ("ddpg", "no_batch_norm", "hopper", "a whole run"),  # Fujimoto et al. have no such agent
+        ("ppo", None, "hopper", "the paper's length"),
+    ],
+)
+def test_a_share_of_a_length_says_whose_it_is(paper, variant, task, words):
+    assert length_of(find_task(load_paper(paper), variant, task)[1]) == words
