@@ -32,7 +32,7 @@ from reports.film_values import excerpt_of, shown_values, size
 from reports.runs import SeedRun, find_runs, sizes_of_own_settings
 from reports.section import own_settings, resolved_for, section_data, section_of
 from reports.target import PageTarget, load_target, roots
-from reports.words import authors, breakable, capital, duration, sentence, shown, size_name
+from reports.words import authors, breakable, capital, duration, ordinal, sentence, shown, size_name
 
 HERE = Path(__file__).resolve().parent
 MAX_VIDEO = 450_000  # characters on the page
@@ -81,6 +81,7 @@ def environment() -> jinja2.Environment:
     env.filters |= {
         "script_json": script_json,
         "sentence": sentence,
+        "ordinal": ordinal,
         "capital": capital,
         "breakable": breakable,
         "authors": authors,

@@ -36,7 +36,7 @@ def resolved_for(target: PageTarget, size: str, runs: Sequence[SeedRun]):
     settings = trained[0].run["settings"]
     unknown = sorted(set(settings) - set(plain.settings) - IDENTITY)
     notes = [
-        f"This run has a setting that the code no longer has: {name} = {settings[name]}." for name in unknown
+        f"This run has a setting that the code no longer has: {name} = {settings[name]}" for name in unknown
     ]
     overrides = {
         name: value

@@ -84,7 +84,9 @@ WORDS_OF_PROTOCOLS = (
     (r"(\d+)hz", r"\1 actions a second"),
     (r"(\d+)h", r"\1 hours"),
     (r"(\d+)seeds", r"\1 seeds"),
-    (r"last(\d+)", r"the last \1"),
+    (r"last(\d+)", r"the last \1 episodes"),
+    (r"train", "in training"),
+    (r"([\d.]+)M(frames|steps)", r"\1 million \2"),
 )
 
 
@@ -117,6 +119,12 @@ def capital(text: str) -> str:
 def breakable(text: str) -> Markup:
     """A name in camel case may end its line before a capital."""
     return Markup(re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", str(escape(text))))
+
+
+def ordinal(number: int) -> str:
+    """2nd, 3rd, 13th, 22nd."""
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else endings.get(number % 10, 'th')}"
 
 
 def sentence(text: str) -> str:

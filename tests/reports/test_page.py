@@ -385,7 +385,7 @@ def test_constants_deviations_protocol_cost_provenance(toy):
     )
     assert "Learning rate: 0.001 instead of 0.00025" in p.words
     assert p.words.count("An hour is short.") == 1
-    assert "a setting that the code no longer has: gone = 3" in p.words
+    assert "a setting that the code no longer has: gone = 3. " in p.words
     assert "18,000 frames (5 minutes of play)" in p.words
     assert "those with the best evaluation phase during training (agent step 10 k)" in p.words
     cost = next(t["rows"] for t in p.tables if t["caption"].startswith("Wall-clock"))[1]

@@ -8,7 +8,7 @@ from common.papers import Claim, find_task, load_paper
 from reports.claims_page import bound_is_ours, compared
 from reports.runs import SeedRun
 from reports.scores import length_of
-from reports.words import protocol_name
+from reports.words import ordinal, protocol_name
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,17 @@ from reports.words import protocol_name
         ),
         ("human_starts_30min", "human starts, at most 30 minutes of play"),
         ("random_10hz_5min", "random, 10 actions a second, at most 5 minutes of play"),
+        ("train_last100_40Mframes_3seeds", "in training, the last 100 episodes, 40 million frames, 3 seeds"),
     ],
 )
 def test_protocols_are_told_in_words(name, words):
     assert protocol_name(name) == words
+
+
+def test_places_are_told_in_words():
+    assert [*map(ordinal, (1, 2, 3, 4, 11, 12, 13, 21, 22, 113))] == [
+        "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "113th"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
