@@ -96,6 +96,10 @@ class Chart:
     small: bool = False
     beside: Sequence[Series] = ()  # of the charts beside it, for axes that are the same
 
+    @property
+    def within_axes(self) -> list[Series]:
+        return [*self.series, *self.beside]
+
     @cached_property  # a page measures its charts before it holds them
     def data(self) -> dict:
         """What the interactive chart draws: one pair of lists a series, rounded."""
@@ -117,7 +121,7 @@ class Chart:
 
     def outside(self, line: Line) -> bool:
         """Whether the line lies so far from the curves that they would be flat beside it: then it is marked at the edge."""
-        ys = [y for s in (*self.series, *self.beside) for y in s.values()]
+        ys = [y for s in self.within_axes for y in s.values()]
         if not ys:
             return False
         low, high = min(ys), max(ys)
@@ -127,8 +131,8 @@ class Chart:
     @cached_property
     def svg(self) -> Markup:
         """The same as a still picture: without scripts and on paper."""
-        xs = [x for s in (*self.series, *self.beside) for x in s.xs]
-        ys = [y for s in (*self.series, *self.beside) for y in s.values()]
+        xs = [x for s in self.within_axes for x in s.xs]
+        ys = [y for s in self.within_axes for y in s.values()]
         if not xs or not (ys or self.lines):
             return Markup("")
         ys += [line.value for line in self.lines if not ys or not self.outside(line)]

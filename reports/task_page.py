@@ -148,7 +148,7 @@ def context_of(task: str, results: Path, loaded: Mapping[str, papers.Paper]) -> 
     apart = len(lines) > PALETTE
     drawn = [("Against frames", lines), (f"Against {unit} of one process", timed)]
     charts = [
-        {"title": title, "smalls": small_charts(series, same) if apart else [], "svg": Chart("", title, series, same).svg}
+        {"title": title, "smalls": small_charts(series, same) if apart else [], "svg": "" if apart else Chart("", title, series, same).svg}
         for title, series in drawn if series
     ]  # fmt: skip
     title = next(t.task.title for t in all_targets(loaded) if t.task.name == task)

@@ -155,13 +155,15 @@ def test_a_table_with_a_claim_that_waits_is_in_progress(toy, whole):
     assert "In progress; 1 of 2 claims decided: not replicated" in page.words
 
 
-def test_a_claim_that_hangs_on_what_random_play_is_is_undecided(toy, whole):
-    published = toy / "replications/toy/published.csv"
-    published.write_text(
-        published.read_text() + "toy,pong,idle,-29,,p,Table 4\ntoy,montezuma,idle,-100,,p,Table 4\n"
-    )
-    paper = toy / "replications/toy/paper.yaml"
+def also_read_random_play_as_idle(root, **scores: float) -> None:
+    with (root / "replications/toy/published.csv").open("a") as file:
+        file.writelines(f"toy,{task},idle,{score},,p,Table 4\n" for task, score in scores.items())
+    paper = root / "replications/toy/paper.yaml"
     paper.write_text(paper.read_text().replace("metrics: [random]", "metrics: [random, idle]"))
+
+
+def test_a_claim_that_hangs_on_what_random_play_is_is_undecided(toy, whole):
+    also_read_random_play_as_idle(toy, pong=-29, montezuma=-100)
     for variant, pong, montezuma in (("", 9.0, 100.0), ("slow", -25.0, 0.0)):
         write(toy, variant, task="pong", means=(pong, pong + 0.1, pong + 0.2))
         write(toy, variant, task="montezuma", means=(montezuma,) * 3)
@@ -173,12 +175,7 @@ def test_a_claim_that_hangs_on_what_random_play_is_is_undecided(toy, whole):
 
 def test_another_reading_of_random_play_above_every_run_turns_no_sign(toy, whole):
     """The scale then has no best run; who is worse stays worse."""
-    published = toy / "replications/toy/published.csv"
-    published.write_text(
-        published.read_text() + "toy,pong,idle,20,,p,Table 4\ntoy,montezuma,idle,2000,,p,Table 4\n"
-    )
-    paper = toy / "replications/toy/paper.yaml"
-    paper.write_text(paper.read_text().replace("metrics: [random]", "metrics: [random, idle]"))
+    also_read_random_play_as_idle(toy, pong=20, montezuma=2000)
     for variant, pong in (("", 9.0), ("slow", -25.0)):
         write(toy, variant, task="pong", means=(pong, pong + 0.1, pong + 0.2))
         write(toy, variant, task="montezuma", means=(0.0, 0.0, 0.0))
